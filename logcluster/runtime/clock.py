@@ -1,0 +1,46 @@
+"""The only file that reads time.
+
+Two clocks: `now_ms` is the wall clock that stamps records and may jump; `monotonic_ms` measures
+waits and never goes back. Both are integers in milliseconds. The monotonic clock is the event
+loop's own, so a simulated loop gives simulated time without another adapter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Port for time; handed to every component that waits or stamps."""
+
+    def now_ms(self) -> int:
+        """Wall-clock time in milliseconds since 1970; may jump either way."""
+        ...
+
+    def monotonic_ms(self) -> int:
+        """Milliseconds since an arbitrary start; never decreases."""
+        ...
+
+    async def sleep_ms(self, delay_ms: int) -> None:
+        """Wait at least `delay_ms`. Cancellation: atomic."""
+        ...
+
+
+class SystemClock:
+    """The machine's wall clock and the running loop's monotonic clock."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def monotonic_ms(self) -> int:
+        return int(asyncio.get_running_loop().time() * 1000)
+
+    async def sleep_ms(self, delay_ms: int) -> None:
+        await asyncio.sleep(delay_ms / 1000)
+
+
+def perf_counter_ns() -> int:
+    """Nanoseconds for measuring short durations of this process; never used in a decision."""
+    return time.perf_counter_ns()
