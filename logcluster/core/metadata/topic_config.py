@@ -91,7 +91,7 @@ CONFIG_KEYS: Final[Mapping[str, ConfigKey]] = {
             name="flush.mode",
             default="sync",
             parse=_choice("sync", "async"),
-            description="sync: a replica counts what is on disk (fdatasync returned); async: what is in its page cache.",
+            description="sync: a replica counts what fdatasync put on disk; async: its page cache.",
         ),
         ConfigKey(
             name="max.message.bytes",
@@ -139,7 +139,7 @@ CONFIG_KEYS: Final[Mapping[str, ConfigKey]] = {
             name="unclean.leader.election.enable",
             default="false",
             parse=_boolean,
-            description="Whether a replica that may lack acknowledged records may lead when no other is left. Loses data.",
+            description="May a replica that lacks acknowledged records lead when no other is left? Loses data.",
         ),
     )
 }
