@@ -67,7 +67,7 @@ class DecodedRecord(Protocol):
 
     @property
     def timestamp(self) -> int:
-        """In ms; None if the producer gave none (only foreign clients can)."""
+        """In ms; -1 if the producer gave none (only foreign clients can)."""
 
     @property
     def key(self) -> bytes | None: ...
@@ -188,6 +188,8 @@ def _open_records(data: bytes, header: BatchHeader) -> tuple[Iterable[DecodedRec
 
     The second value says whether the batch is so large that its headers have to be counted while reading.
     """
+    if header.record_count > RECORDS_PER_BATCH_MAX:
+        raise CorruptMessage("the record count is impossible", record_count=header.record_count)
     codec = header.codec
     if codec is not Compression.NONE:
         payload = decompress(
@@ -196,8 +198,6 @@ def _open_records(data: bytes, header: BatchHeader) -> tuple[Iterable[DecodedRec
         plain_attributes = (header.attributes & ~CODEC_MASK).to_bytes(2, "big", signed=True)
         data = b"".join((data[:21], plain_attributes, data[23:HEADER_SIZE_BYTES], payload))
     records_size_bytes = len(data) - HEADER_SIZE_BYTES
-    if header.record_count > RECORDS_PER_BATCH_MAX or header.record_count * _RECORD_SIZE_BYTES_MIN > records_size_bytes:
-        raise CorruptMessage("the batch is too small for its record count", record_count=header.record_count)
     is_large = records_size_bytes > _HEADER_FLOOD_SIZE_BYTES_MIN
     if is_large:
         _refuse_header_flood(data)

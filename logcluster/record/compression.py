@@ -36,7 +36,6 @@ _ZSTD_WINDOW_SIZE_BYTES_MAX: Final = 1 << 27
 _FIRST_GUESS_RATIO: Final = 8
 _CONTEXTS_KEPT_MAX: Final = 8
 _SCRATCH_SIZE_BYTES: Final = 256 * 1024
-_SNAPPY_RATIO_MAX: Final = 22
 
 _XERIAL_MAGIC: Final = b"\x82SNAPPY\x00"
 _XERIAL_HEADER: Final = _XERIAL_MAGIC + struct.pack(">ii", 1, 1)
@@ -241,6 +240,8 @@ def _decompress_snappy(payload: Buffer, size_bytes_max: int) -> bytes:
     if bytes(view[: len(_XERIAL_MAGIC)]) != _XERIAL_MAGIC:
         # librdkafka sends one raw block.
         return _decompress_snappy_block(view, size_bytes_max, size_bytes_max)
+    if len(view) < len(_XERIAL_HEADER):
+        raise _incomplete(Compression.SNAPPY)
     chunks: list[bytes] = []
     rest_size_bytes = size_bytes_max
     position = len(_XERIAL_HEADER)
@@ -260,7 +261,4 @@ def _decompress_snappy_block(block: memoryview, rest_size_bytes: int, size_bytes
     declared = cramjam.snappy.decompress_raw_len(block)
     if declared > rest_size_bytes:
         raise _too_large(Compression.SNAPPY, size_bytes_max)
-    # The longest copy turns 3 bytes into 64, so a block that promises more lies and gets no memory for it.
-    if declared > len(block) * _SNAPPY_RATIO_MAX:
-        raise _incomplete(Compression.SNAPPY)
     return bytes(cramjam.snappy.decompress_raw(block))
