@@ -81,11 +81,7 @@ def compress(codec: Compression, payload: Buffer) -> bytes:
         case Compression.NONE:
             return bytes(payload)
         case Compression.ZSTD:
-            compressor = _zstd_compressors.pop() if _zstd_compressors else zstandard.ZstdCompressor(level=_ZSTD_LEVEL)
-            compressed = compressor.compress(payload)
-            if len(_zstd_compressors) < _CONTEXTS_KEPT_MAX:
-                _zstd_compressors.append(compressor)
-            return compressed
+            return _compress_zstd(payload)
         case Compression.LZ4:
             # Kafka's reader refuses linked blocks. The content size lets readers decompress in one step.
             framed: bytes = _lz4_compress(payload, block_linked=False, store_size=True)
@@ -143,6 +139,17 @@ def _incomplete(codec: Compression) -> CorruptMessage:
     return CorruptMessage(f"the batch's {codec.config_name} data is not one complete stream", codec=codec.config_name)
 
 
+def _compress_zstd(payload: Buffer) -> bytes:
+    try:
+        compressor = _zstd_compressors.pop()
+    except IndexError:  # asking first whether there is one would race with other threads
+        compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)
+    compressed = compressor.compress(payload)
+    if len(_zstd_compressors) < _CONTEXTS_KEPT_MAX:
+        _zstd_compressors.append(compressor)
+    return compressed
+
+
 def _decompress_zstd(payload: Buffer, size_bytes_max: int) -> bytes:
     declared = zstandard.frame_content_size(payload)
     if declared > size_bytes_max:
@@ -160,9 +167,9 @@ def _decompress_zstd(payload: Buffer, size_bytes_max: int) -> bytes:
 
 def _decompress_zstd_frame(payload: Buffer, size_bytes: int) -> bytes:
     """Decompress exactly one frame of at most `size_bytes`; anything else is a ZstdError."""
-    if _zstd_decompressors:
+    try:
         decompressor = _zstd_decompressors.pop()
-    else:
+    except IndexError:
         decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_SIZE_BYTES_MAX)
     result = decompressor.decompress(payload, max_output_size=size_bytes, allow_extra_data=False)
     # After an error the context is dropped, not kept.
