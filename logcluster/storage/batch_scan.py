@@ -1,7 +1,7 @@
 """Walking over stored batches: slices of bytes for readers, and scans of files for indexes and recovery.
 
-A scan stops at the first thing that is not the batch it expects and says why. Whether that is the end of the log, a torn
-tail or damage is decided in `recovery`, for which `find_batch_after` looks whether anything sound follows.
+A scan stops at the first thing that is not the batch it expects and says why. Whether that is the end of the log, a
+torn tail or damage is decided in `recovery`, for which `find_batch_after` looks whether anything sound follows.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class BatchScan:
         verify: check checksums too.
         allow_gaps: whether an offset may be larger than the one expected.
 
-    After the iteration `position` and `expected_offset` say where it stopped, and `problem` is None exactly when that is
-    `end_position`.
+    After the iteration `position` and `expected_offset` say where it stopped, and `problem` is None exactly when that
+    is `end_position`.
     """
 
     def __init__(

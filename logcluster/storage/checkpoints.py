@@ -13,7 +13,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from logcluster.model.errors import CorruptLog
 from logcluster.model.ids import TopicId, TopicPartition
@@ -26,6 +26,7 @@ CLEAN_SHUTDOWN_FILE: Final = "clean-shutdown.json"
 BOOT_FILE: Final = "boot.json"
 PARTITION_METADATA_FILE: Final = "partition.json"
 LEADER_EPOCHS_FILE: Final = "leader-epochs.json"
+QUARANTINE_FILE: Final = "quarantined.json"
 TEMPORARY_SUFFIX: Final = ".tmp"
 
 _MAGIC: Final = b"logcluster 1 "
@@ -53,12 +54,15 @@ def decode_checked(data: bytes, *, path: str) -> dict[str, Any]:
     return content
 
 
-def write_whole(filesystem: Filesystem, directory: str, name: str, data: bytes, *, durable: bool = True) -> None:
+def write_whole(
+    filesystem: Filesystem, directory: str, name: str, data: bytes, *, durable: bool = True, writer: str = ""
+) -> None:
     """Replace the file `name` by `data`, atomically.
 
-    With `durable` false nothing is synced: after a power cut the file may be old, missing or damaged.
+    With `durable` false nothing is synced: after a power cut the file may be old, missing or damaged. `writer` tells
+    apart the temporary files of two threads that may replace the same file at once.
     """
-    temporary = join(directory, name + TEMPORARY_SUFFIX)
+    temporary = join(directory, name + writer + TEMPORARY_SUFFIX)
     file = filesystem.open(temporary, create=True)
     try:
         file.truncate(0)
@@ -84,9 +88,11 @@ def read_whole(filesystem: Filesystem, path: str) -> bytes | None:
         file.close()
 
 
-def write_checked(filesystem: Filesystem, directory: str, name: str, content: Mapping[str, Any]) -> None:
+def write_checked(
+    filesystem: Filesystem, directory: str, name: str, content: Mapping[str, Any], *, writer: str = ""
+) -> None:
     """Replace a small file, atomically and durably."""
-    write_whole(filesystem, directory, name, encode_checked(content))
+    write_whole(filesystem, directory, name, encode_checked(content), writer=writer)
 
 
 def read_checked(filesystem: Filesystem, directory: str, name: str) -> dict[str, Any] | None:
@@ -163,8 +169,7 @@ class PartitionMetadata:
         return cls(TopicPartition(topic, int(index)), TopicId(topic_id))
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionCheckpoint:
+class PartitionCheckpoint(NamedTuple):
     """What is remembered of a log between two runs, besides its own files.
 
     Args:
@@ -180,13 +185,11 @@ class PartitionCheckpoint:
 
 
 def write_partition_checkpoints(
-    filesystem: Filesystem, directory: str, checkpoints: Mapping[str, PartitionCheckpoint]
+    filesystem: Filesystem, directory: str, checkpoints: Mapping[str, PartitionCheckpoint], *, writer: str = ""
 ) -> None:
     """Replace the checkpoints of all logs of a directory, keyed by the name of the partition's directory."""
-    content = {
-        name: [item.recovery_point, item.high_watermark, item.log_start_offset] for name, item in checkpoints.items()
-    }
-    write_checked(filesystem, directory, CHECKPOINT_FILE, {"partitions": content})
+    content = {name: list(checkpoint) for name, checkpoint in checkpoints.items()}
+    write_checked(filesystem, directory, CHECKPOINT_FILE, {"partitions": content}, writer=writer)
 
 
 def read_partition_checkpoints(filesystem: Filesystem, directory: str) -> dict[str, PartitionCheckpoint] | None:

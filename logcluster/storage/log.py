@@ -1,0 +1,750 @@
+"""PartitionLog: one hosted partition's records on disk, from `log_start_offset` to `log_end_offset`.
+
+Invariants:
+    log_start_offset <= log_end_offset, flushed_offset <= log_end_offset; segments are contiguous, the last is active.
+    Offsets and leader epochs of appended batches never go back; bytes are stored exactly as given.
+    After a failed write or sync nothing is written again, ever (KAFKA-10778), and the whole log directory stops.
+    A partition without data has no directory; the first append makes it.
+
+Who calls what: `append`, `read_tail`, `prepare_flush`, `complete_flush` and everything that changes the log belong to
+the owner's one thread (the event loop). `read`, `offset_for_timestamp`, `newest_timestamp`, `headers_from` and
+`PendingFlush.run` may run on any thread meanwhile. Source: Kafka's UnifiedLog, without its recovery rule.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from logcluster.model.epochs import EpochEnd, LeaderEpochHistory
+from logcluster.model.errors import (
+    CorruptLog,
+    CorruptMessage,
+    LogClusterError,
+    OffsetNotAvailable,
+    OffsetOutOfRange,
+    ShuttingDown,
+    StorageFailure,
+)
+from logcluster.model.ids import TopicId, TopicIdPartition, TopicPartition
+from logcluster.model.invariants import InvariantViolation, invariant
+from logcluster.model.limits import RELATIVE_OFFSET_MAX
+from logcluster.record.batch import BatchHeader, iterate_headers
+from logcluster.storage.batch_scan import LogRead
+from logcluster.storage.checkpoints import LEADER_EPOCHS_FILE, PARTITION_METADATA_FILE, PartitionMetadata, write_checked
+from logcluster.storage.filesystem import Filesystem, join
+from logcluster.storage.log_config import LogConfig
+from logcluster.storage.log_flush import PendingFlush
+from logcluster.storage.log_read import (
+    TimestampOffset,
+    find_newest,
+    find_timestamp,
+    iterate_batches,
+    read_segments,
+    segment_for,
+)
+from logcluster.storage.log_retention import DeletedSegment, count_deletable
+from logcluster.storage.producer_snapshots import ProducerSnapshots
+from logcluster.storage.recovery import LogRecovery, RecoveredLog, RecoveryContext
+from logcluster.storage.segment import Segment
+from logcluster.storage.tail_cache import LogTail, TailCache
+
+Result = TypeVar("Result")
+_READ_ATTEMPTS = 3
+_NOT_THE_DISK = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+def _ignore_failure(log: PartitionLog, error: LogClusterError) -> None:
+    del log, error
+
+
+def _ignore_truncation(log: PartitionLog, offset: int) -> None:
+    del log, offset
+
+
+class PartitionLog:
+    """The log of one partition; made by `open`.
+
+    Settable by the owner: `config`; `high_watermark`, which is only kept for the checkpoint; `on_roll(base_offset)`,
+    called when a new segment begins, before its first batch is appended.
+    """
+
+    def __init__(
+        self,
+        filesystem: Filesystem,
+        log_directory: str,
+        recovered: RecoveredLog,
+        *,
+        config: LogConfig,
+        tail_cache: TailCache,
+        on_failure: Callable[[PartitionLog, LogClusterError], None] = _ignore_failure,
+        before_truncation: Callable[[PartitionLog, int], None] = _ignore_truncation,
+    ) -> None:
+        metadata = recovered.metadata
+        self.topic_partition: TopicPartition = metadata.topic_partition
+        self.topic_id: TopicId = metadata.topic_id
+        self.topic_id_partition = TopicIdPartition(metadata.topic_id, metadata.topic_partition.partition)
+        self.directory_name = metadata.directory_name
+        self.directory = join(log_directory, metadata.directory_name)
+        self.config = config
+        self.leader_epochs: LeaderEpochHistory = recovered.leader_epochs
+        self.log_start_offset = recovered.log_start_offset
+        self.log_end_offset = recovered.log_end_offset
+        self.flushed_offset = recovered.log_end_offset
+        self.high_watermark = recovered.log_start_offset
+        self.on_roll: Callable[[int], None] | None = None
+        self._filesystem = filesystem
+        self._log_directory = log_directory
+        self._metadata = metadata
+        self._on_failure = on_failure
+        self._before_truncation = before_truncation
+        self._segments: tuple[Segment, ...] = tuple(recovered.segments)
+        self._active: Segment | None = self._segments[-1] if self._segments else None
+        self._latest_epoch = -1 if self.leader_epochs.latest is None else self.leader_epochs.latest
+        self._tail = LogTail(tail_cache, size_bytes_max=config.tail_cache_bytes_max)
+        self._snapshots = ProducerSnapshots(filesystem, self.directory)
+        self._failure: LogClusterError | None = None
+        self._dirty: dict[int, Segment] = {}
+        self._active_is_dirty = False
+        self._unindexed: list[Segment] = []
+        self._small_files_dirty: dict[str, None] = {}
+        self._directories_dirty = False
+        self._in_flight: PendingFlush | None = None
+        self._file_generation = 0  # odd while files are cut or renamed
+        self._truncation_count = 0
+        self._trash: list[str] = []
+
+    @classmethod
+    def open(
+        cls,
+        filesystem: Filesystem,
+        log_directory: str,
+        metadata: PartitionMetadata,
+        *,
+        context: RecoveryContext,
+        config: LogConfig,
+        tail_cache: TailCache,
+        on_failure: Callable[[PartitionLog, LogClusterError], None] = _ignore_failure,
+        before_truncation: Callable[[PartitionLog, int], None] = _ignore_truncation,
+    ) -> PartitionLog:
+        """Open the partition's directory, or prepare a log that has none yet.
+
+        Raises:
+            CorruptLog: stored data is damaged; the replica must step aside.
+            StorageFailure: the disk failed.
+        """
+        directory = join(log_directory, metadata.directory_name)
+        try:
+            recovered = LogRecovery(filesystem, directory, metadata, context=context, config=config).run()
+        except OSError as error:
+            raise storage_failure(error, directory) from error
+        return cls(
+            filesystem,
+            log_directory,
+            recovered,
+            config=config,
+            tail_cache=tail_cache,
+            on_failure=on_failure,
+            before_truncation=before_truncation,
+        )
+
+    # -- state ------------------------------------------------------------------------------------------------------
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all segments, preallocated zeros not counted."""
+        return sum(segment.size_bytes for segment in self._segments)
+
+    @property
+    def segment_count(self) -> int:
+        return len(self._segments)
+
+    @property
+    def failure(self) -> LogClusterError | None:
+        """Why the log cannot be used any more, or None."""
+        return self._failure
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether `prepare_flush` would find something to sync."""
+        return self.flushed_offset < self.log_end_offset
+
+    @property
+    def recovery_point(self) -> int:
+        """What the checkpoint may promise: below it everything is synced, and will not be truncated any more."""
+        return min(self.flushed_offset, max(self.high_watermark, self.log_start_offset))
+
+    def end_offset_for_epoch(self, leader_epoch: int) -> EpochEnd | None:
+        """Where `leader_epoch`, or the largest known one below it, ends; None when no epoch is known."""
+        return self.leader_epochs.end_offset_for(leader_epoch, self.log_end_offset)
+
+    def fail(self, error: LogClusterError) -> None:
+        """Refuse every operation from now on; the first reason counts. Callable from any thread."""
+        if self._failure is None:
+            self._failure = error
+            self._on_failure(self, error)
+
+    def _disk_failed(self, error: OSError) -> StorageFailure:
+        failure = storage_failure(error, self.directory)
+        self.fail(failure)
+        return failure
+
+    def _check_usable(self) -> None:
+        failure = self._failure
+        if failure is not None:
+            raise type(failure)(failure.message, hint=failure.hint, **failure.facts) from failure
+
+    # -- append -----------------------------------------------------------------------------------------------------
+
+    def append(self, data: bytes, headers: Sequence[BatchHeader] | None = None, *, allow_gap: bool = False) -> None:
+        """Append one or more whole batches, stamped with offset and leader epoch; visible to readers at once.
+
+        Args:
+            data: the bytes, kept in memory too: not to be changed afterwards.
+            headers: those of `data` as stamped, if the caller has them; checksums are the caller's to check.
+            allow_gap: whether an offset may be above the log end, as for followers of compacted logs.
+
+        Raises:
+            StorageFailure: the disk failed; how much was written is unknown and the log is failed for good.
+            InvariantViolation: offsets or epochs do not continue the log; nothing was written.
+        """
+        if self._failure is not None:
+            self._check_usable()
+        if headers is None:
+            headers = _parse(data)
+        expected = base_offset = headers[0].base_offset
+        if base_offset != self.log_end_offset:
+            self._check_gap(base_offset, allow_gap=allow_gap)
+        latest_epoch = self._latest_epoch
+        for header in headers:
+            if header.base_offset != expected and (header.base_offset < expected or not allow_gap):
+                raise InvariantViolation(
+                    "batches of one append are contiguous", offset=header.base_offset, expected=expected
+                )
+            if header.leader_epoch != latest_epoch:
+                latest_epoch = header.leader_epoch
+                self._assign_epoch(latest_epoch, header.base_offset)
+            expected = header.base_offset + header.last_offset_delta + 1
+        try:
+            active = self._active
+            if active is None:
+                active = self._add_segment(self.log_end_offset)
+            elif active.size_bytes and self._must_roll(active, len(data), expected, headers[-1].max_timestamp_ms):
+                active = self._roll(active)
+            if not self._active_is_dirty:
+                self._active_is_dirty = True
+                self._dirty[active.base_offset] = active
+            active.append(data, headers, self.config)
+        except OSError as error:
+            raise self._disk_failed(error) from error
+        self.log_end_offset = expected
+        self._tail.append(data, base_offset, expected)
+
+    def assign_leader_epoch(self, leader_epoch: int) -> None:
+        """Note that `leader_epoch` starts at the log end, although nothing is written in it yet."""
+        self._check_usable()
+        self._assign_epoch(leader_epoch, self.log_end_offset)
+
+    def _assign_epoch(self, leader_epoch: int, start_offset: int) -> None:
+        if leader_epoch < 0:
+            raise InvariantViolation("a stored batch carries its leader epoch", leader_epoch=leader_epoch)
+        if self.leader_epochs.assign(leader_epoch, start_offset):
+            self._small_files_dirty[LEADER_EPOCHS_FILE] = None
+        self._latest_epoch = leader_epoch
+
+    def _check_gap(self, base_offset: int, *, allow_gap: bool) -> None:
+        if base_offset < self.log_end_offset or not allow_gap:
+            raise InvariantViolation(
+                "an append continues the log", base_offset=base_offset, log_end_offset=self.log_end_offset
+            )
+        if not self._metadata.has_gaps:
+            self._metadata = PartitionMetadata(self.topic_partition, self.topic_id, has_gaps=True)
+            self._small_files_dirty[PARTITION_METADATA_FILE] = None
+
+    def _must_roll(self, active: Segment, size_bytes: int, next_offset: int, timestamp_ms: int) -> bool:
+        config = self.config
+        first_timestamp_ms = active.first_timestamp_ms
+        return (
+            active.size_bytes + size_bytes > config.segment_bytes
+            or next_offset - active.base_offset > RELATIVE_OFFSET_MAX
+            or (first_timestamp_ms >= 0 and timestamp_ms - first_timestamp_ms > config.segment_ms)
+        )
+
+    def _add_segment(self, base_offset: int) -> Segment:
+        if not self._segments:
+            self._filesystem.make_dir(self.directory)
+            self._small_files_dirty[PARTITION_METADATA_FILE] = None
+            self._small_files_dirty[LEADER_EPOCHS_FILE] = None
+        segment = Segment(self._filesystem, self.directory, base_offset)
+        segment.open_for_append(create=True)
+        self._directories_dirty = True
+        self._segments = (*self._segments, segment)
+        self._active = segment
+        self._active_is_dirty = True
+        self._dirty[base_offset] = segment
+        return segment
+
+    def _roll(self, active: Segment) -> Segment:
+        active.trim()
+        self._dirty[active.base_offset] = active
+        self._unindexed.append(active)
+        segment = self._add_segment(self.log_end_offset)
+        if self.on_roll is not None:
+            self.on_roll(segment.base_offset)
+        return segment
+
+    # -- read -------------------------------------------------------------------------------------------------------
+
+    def read_tail(self, start_offset: int, *, size_bytes_max: int, end_offset: int) -> LogRead | None:
+        """As `read`, from memory only: None when the offset is no longer there and `read` must be asked.
+
+        Raises:
+            OffsetOutOfRange: as `read`.
+        """
+        if self._failure is not None:
+            self._check_usable()
+        if start_offset >= end_offset or start_offset >= self.log_end_offset:
+            self._check_range(start_offset)
+            return LogRead(b"", start_offset, True)
+        if start_offset < self.log_start_offset:
+            self._check_range(start_offset)
+        return self._tail.read(start_offset, size_bytes_max=size_bytes_max, end_offset=end_offset)
+
+    def read(self, start_offset: int, *, size_bytes_max: int, end_offset: int) -> LogRead:
+        """Whole batches from the one that holds `start_offset`, none at or after `end_offset`; on any thread.
+
+        At least one batch is returned, even if it is larger than `size_bytes_max`, when there is one below `end_offset`
+        (the reader's ceiling: high watermark, last stable offset or log end). Checksums are verified.
+
+        Raises:
+            OffsetOutOfRange: `start_offset` is below the log start or above the log end.
+            CorruptLog: the bytes on disk are damaged; the log is failed.
+            OffsetNotAvailable: the log is being cut; ask again.
+        """
+        self._check_usable()
+        self._check_range(start_offset)
+        if start_offset >= min(end_offset, self.log_end_offset):
+            return LogRead(b"", start_offset, False)
+        return self._read_files(
+            lambda segments: read_segments(segments, start_offset, size_bytes_max=size_bytes_max, end_offset=end_offset)
+        )
+
+    def offset_for_timestamp(self, timestamp_ms: int, *, end_offset: int | None = None) -> TimestampOffset | None:
+        """The first record not older than `timestamp_ms`, below `end_offset`; on any thread.
+
+        Raises: as `read`.
+        """
+        self._check_usable()
+        start, end = self.log_start_offset, self.log_end_offset if end_offset is None else end_offset
+        return self._read_files(
+            lambda segments: find_timestamp(segments, timestamp_ms, start_offset=start, end_offset=end)
+        )
+
+    def newest_timestamp(self, *, end_offset: int | None = None) -> TimestampOffset | None:
+        """The first record with the newest timestamp, below `end_offset`; on any thread.
+
+        Raises: as `read`.
+        """
+        self._check_usable()
+        start, end = self.log_start_offset, self.log_end_offset if end_offset is None else end_offset
+        return self._read_files(lambda segments: find_newest(segments, start_offset=start, end_offset=end))
+
+    def headers_from(self, offset: int) -> Iterator[BatchHeader]:
+        """Headers of all batches from the one that holds `offset` on; while nothing is truncated.
+
+        Raises: as `read`, while iterating.
+        """
+        self._check_usable()
+        try:
+            yield from iterate_batches(self._segments, max(offset, self.log_start_offset))
+        except OSError as error:
+            raise self._read_failed(error) from error
+        except CorruptLog as error:
+            self.fail(error)
+            raise
+
+    def _check_range(self, start_offset: int) -> None:
+        if not self.log_start_offset <= start_offset <= self.log_end_offset:
+            raise OffsetOutOfRange(
+                f"offset {start_offset} of {self.topic_partition} is outside "
+                f"[{self.log_start_offset}, {self.log_end_offset}]",
+                offset=start_offset,
+                log_start_offset=self.log_start_offset,
+                log_end_offset=self.log_end_offset,
+            )
+
+    def _read_files(self, work: Callable[[Sequence[Segment]], Result]) -> Result:
+        for _ in range(_READ_ATTEMPTS):
+            generation = self._file_generation
+            try:
+                return work(self._segments)
+            except (OSError, CorruptLog) as error:
+                if generation != self._file_generation or generation % 2:
+                    continue
+                if isinstance(error, OSError):
+                    raise self._read_failed(error) from error
+                self.fail(error)
+                raise
+        raise OffsetNotAvailable(f"{self.topic_partition} is being cut or cleaned")
+
+    def _read_failed(self, error: OSError) -> LogClusterError:
+        """What an unreadable file means: the replica steps aside, as for any damage; the directory goes on."""
+        if error.errno in _NOT_THE_DISK:
+            return OffsetNotAvailable(f"cannot open {error.filename}: {error.strerror}", hint="raise `ulimit -n`")
+        failure = CorruptLog(f"cannot read {error.filename or self.directory}: {error.strerror}", path=self.directory)
+        self.fail(failure)
+        return failure
+
+    # -- flush ------------------------------------------------------------------------------------------------------
+
+    def prepare_flush(self) -> PendingFlush | None:
+        """What to sync so that everything appended so far is durable; None when all is, or a flush is under way.
+
+        The caller runs `PendingFlush.run` on a thread and hands it to `complete_flush` afterwards, also when it failed.
+        """
+        if self._failure is not None:
+            self._check_usable()
+        if self._in_flight is not None or self.flushed_offset >= self.log_end_offset:
+            return None
+        segments = list(self._dirty.values())
+        self._dirty = {}
+        self._active_is_dirty = False
+        pending = PendingFlush(
+            filesystem=self._filesystem,
+            directory=self.directory,
+            target_offset=self.log_end_offset,
+            generation=self._truncation_count,
+            files=[segment.open_for_append() for segment in segments],
+            segments=segments,
+            on_error=self._disk_failed,
+        )
+        if self._unindexed:
+            pending.closed_segments, self._unindexed = self._unindexed, []
+        if self._small_files_dirty:
+            pending.small_files = {name: self._small_file(name) for name in self._small_files_dirty}
+            self._small_files_dirty = {}
+        if self._directories_dirty:
+            pending.directories = (self.directory, self._log_directory)
+            self._directories_dirty = False
+        self._in_flight = pending
+        return pending
+
+    def complete_flush(self, pending: PendingFlush) -> int:
+        """Publish what `pending` made durable; returns `flushed_offset`, which moves only if `run` succeeded."""
+        invariant(pending is self._in_flight, "a flush is completed once", directory=self.directory_name)
+        self._in_flight = None
+        for segment in pending.segments:
+            if segment is not self._active and segment.base_offset not in self._dirty:
+                segment.close_file()
+        if self._failure is None and pending.generation == self._truncation_count:
+            self.flushed_offset = max(self.flushed_offset, pending.target_offset)
+        return self.flushed_offset
+
+    def flush(self) -> int:
+        """Prepare, run and complete one flush here and now; blocks.
+
+        Raises:
+            StorageFailure: the disk failed; the log is failed for good.
+        """
+        pending = self.prepare_flush()
+        if pending is not None:
+            try:
+                pending.run()
+            finally:
+                self.complete_flush(pending)
+        return self.flushed_offset
+
+    def _small_file(self, name: str) -> dict[str, object]:
+        if name == LEADER_EPOCHS_FILE:
+            return {"entries": [list(entry) for entry in self.leader_epochs.entries]}
+        return self._metadata.to_content()
+
+    # -- truncation -------------------------------------------------------------------------------------------------
+
+    def truncate_to(self, offset: int) -> int:
+        """Drop every batch that reaches beyond `offset`, durably; returns the new log end. Blocks on the disk.
+
+        An offset at or above the log end changes nothing; one below the log start empties the log.
+
+        Raises:
+            StorageFailure: the disk failed; the log is failed for good.
+        """
+        self._check_usable()
+        if offset >= self.log_end_offset:
+            return self.log_end_offset
+        if offset < self.log_start_offset:
+            self.truncate_fully_and_start_at(offset)
+            return self.log_end_offset
+        self._before_truncation(self, offset)
+        self._begin_cut()
+        try:
+            self._cut(offset)
+        except OSError as error:
+            raise self._disk_failed(error) from error
+        finally:
+            self._file_generation += 1
+        return self.log_end_offset
+
+    def _cut(self, offset: int) -> None:
+        index = segment_for(self._segments, offset)
+        target = self._segments[index]
+        position, base_offset = target.find_batch(offset)
+        end = min(offset, base_offset)
+        self._remove_segments(self._segments[index + 1 :])
+        in_flight = () if self._in_flight is None else self._in_flight.segments
+        for segment in self._segments[:index]:
+            if segment in in_flight or segment.base_offset in self._dirty:
+                segment.open_for_append().sync()
+        target.truncate(position=position, next_offset=end, config=self.config)
+        self._finish_cut(self._segments[: index + 1], end)
+
+    def _finish_cut(self, segments: tuple[Segment, ...], end: int) -> None:
+        """Bring everything else in line with the segments that are left; they are synced."""
+        self._segments = segments
+        self._active = segments[-1]
+        self._dirty = {}
+        self._active_is_dirty = False
+        self._unindexed = [segment for segment in self._unindexed if segment in segments[:-1]]
+        for segment in segments[:-1]:
+            self._close_file(segment)
+        self.log_end_offset = self.flushed_offset = end
+        self.high_watermark = min(self.high_watermark, end)
+        self._tail.truncate_to(end)
+        self.leader_epochs.truncate_from_end(end)
+        self._latest_epoch = -1 if self.leader_epochs.latest is None else self.leader_epochs.latest
+        self._snapshots.remove_above(end)
+        for name in (PARTITION_METADATA_FILE, LEADER_EPOCHS_FILE):
+            write_checked(self._filesystem, self.directory, name, self._small_file(name))
+        self._filesystem.sync_dir(self.directory)
+        self._filesystem.sync_dir(self._log_directory)
+        self._directories_dirty = False
+        # A flush under way may put older content in their place; then the next one corrects it.
+        self._small_files_dirty = dict.fromkeys(self._in_flight.small_files) if self._in_flight is not None else {}
+
+    def truncate_fully_and_start_at(self, offset: int) -> None:
+        """Drop everything; the log starts and ends at `offset`, durably. Blocks on the disk.
+
+        Raises:
+            StorageFailure: the disk failed; the log is failed for good.
+        """
+        self._check_usable()
+        self._before_truncation(self, 0)
+        self._begin_cut()
+        try:
+            self._tail.clear()
+            self._remove_segments(self._segments)
+            self._segments = ()
+            self._snapshots.remove_above(-1)
+            self.leader_epochs.clear()
+            segment = self._add_segment(offset)
+            segment.open_for_append().sync()
+            self.log_start_offset = offset
+            self._finish_cut((segment,), offset)
+        except OSError as error:
+            raise self._disk_failed(error) from error
+        finally:
+            self._file_generation += 1
+
+    def _begin_cut(self) -> None:
+        self._file_generation += 1
+        self._truncation_count += 1
+
+    def _remove_segments(self, segments: Sequence[Segment]) -> None:
+        """Newest first, so that what a crash leaves is a prefix."""
+        for segment in reversed(segments):
+            self._trash.extend(segment.mark_deleted())
+            self._dirty.pop(segment.base_offset, None)
+            self._close_file(segment)
+
+    def _close_file(self, segment: Segment) -> None:
+        """Close the write handle, unless a flush is using it, which then closes it."""
+        if self._in_flight is None or segment not in self._in_flight.segments:
+            segment.close_file()
+
+    # -- retention --------------------------------------------------------------------------------------------------
+
+    def advance_log_start(self, offset: int) -> bool:
+        """Hide everything below `offset`; returns whether the log start moved. Segments go with the next retention.
+
+        Raises:
+            OffsetOutOfRange: `offset` is above the log end.
+        """
+        self._check_usable()
+        if offset <= self.log_start_offset:
+            return False
+        if offset > self.log_end_offset:
+            self._check_range(offset)
+        self.log_start_offset = offset
+        if self.leader_epochs.truncate_from_start(offset):
+            self._small_files_dirty[LEADER_EPOCHS_FILE] = None
+        return True
+
+    def apply_retention(
+        self, now_ms: int, *, high_watermark: int, retention_ms: int | None, retention_bytes: int | None
+    ) -> list[DeletedSegment]:
+        """Delete the oldest segments that are wholly below the high watermark and out of time, size or log start.
+
+        The files are renamed; `take_trash` says which ones to remove once readers are done.
+
+        Raises:
+            StorageFailure: the disk failed; the log is failed for good.
+        """
+        self._check_usable()
+        segments = self._segments
+        count = count_deletable(
+            segments,
+            now_ms=now_ms,
+            high_watermark=high_watermark,
+            log_start_offset=self.log_start_offset,
+            retention_ms=retention_ms,
+            retention_bytes=retention_bytes,
+        )
+        if count == 0:
+            return []
+        self._file_generation += 1
+        try:
+            if count == len(segments):
+                self._roll(segments[-1])
+            doomed, self._segments = self._segments[:count], self._segments[count:]
+            self._unindexed = [segment for segment in self._unindexed if segment not in doomed]
+            for segment in doomed:  # oldest first, so that what a crash leaves is contiguous
+                self._trash.extend(segment.mark_deleted())
+                self._dirty.pop(segment.base_offset, None)
+                self._close_file(segment)
+            self._directories_dirty = True
+            self.advance_log_start(self._segments[0].base_offset)
+            self._snapshots.remove_below(self.log_start_offset)
+        except OSError as error:
+            raise self._disk_failed(error) from error
+        finally:
+            self._file_generation += 1
+        return [DeletedSegment(segment.base_offset, segment.next_offset, segment.size_bytes) for segment in doomed]
+
+    def take_trash(self) -> list[str]:
+        """Paths of renamed files that nobody has removed yet; they are the caller's to remove."""
+        trash, self._trash = self._trash, []
+        return trash
+
+    # -- producer snapshots -----------------------------------------------------------------------------------------
+
+    def write_producer_snapshot(self, offset: int, payload: bytes) -> None:
+        """Keep the producer state after all batches below `offset`; not while the log has no data.
+
+        Raises:
+            StorageFailure: the disk failed; the log is failed for good.
+        """
+        self._check_usable()
+        if self._segments:
+            self._on_disk(lambda: self._snapshots.write(offset, payload))
+
+    def latest_producer_snapshot(self, offset_max: int | None = None) -> tuple[int, bytes] | None:
+        """The newest sound snapshot at or below `offset_max` (default: the log end), with its offset."""
+        self._check_usable()
+        limit = self.log_end_offset if offset_max is None else offset_max
+        return self._on_disk(lambda: self._snapshots.latest(limit))
+
+    def producer_snapshot_offsets(self) -> list[int]:
+        """Offsets of all snapshots, ascending."""
+        self._check_usable()
+        return self._on_disk(self._snapshots.offsets)
+
+    def remove_producer_snapshots_below(self, offset: int) -> None:
+        """Remove older snapshots, except the newest of all."""
+        self._check_usable()
+        self._on_disk(lambda: self._snapshots.remove_below(offset))
+
+    def _on_disk(self, work: Callable[[], Result]) -> Result:
+        try:
+            return work()
+        except OSError as error:
+            raise self._disk_failed(error) from error
+
+    # -- end --------------------------------------------------------------------------------------------------------
+
+    def close(self, *, clean: bool) -> None:
+        """End the log; idempotent. With `clean`, everything is synced, trimmed and indexed first; blocks.
+
+        Raises:
+            StorageFailure: the disk failed, so that the shutdown was not clean.
+        """
+        if isinstance(self._failure, ShuttingDown):
+            return
+        try:
+            if clean:
+                self._close_clean()
+        finally:
+            for segment in self._segments:
+                self._close_file(segment)
+            self._tail.clear()
+            if self._failure is None:
+                self._failure = ShuttingDown(f"the log of {self.topic_partition} is closed")
+
+    def _close_clean(self) -> None:
+        self._check_usable()
+        invariant(self._in_flight is None, "no flush is under way when a log is closed", name=self.directory_name)
+        self.flush()
+        active = self._active
+        if active is None:
+            return
+
+        def settle() -> None:
+            active.trim()
+            active.open_for_append().sync()
+            active.write_index()
+            for name in self._small_files_dirty:
+                write_checked(self._filesystem, self.directory, name, self._small_file(name))
+            self._filesystem.sync_dir(self.directory)
+
+        self._on_disk(settle)
+
+    def check(self) -> None:
+        """Check the invariants of this file's docstring.
+
+        Raises:
+            InvariantViolation: one does not hold.
+        """
+        self.leader_epochs.check()
+        invariant(self.log_start_offset <= self.log_end_offset, "the log starts before it ends")
+        invariant(self.flushed_offset <= self.log_end_offset, "what is flushed was appended")
+        expected = self._segments[0].base_offset if self._segments else self.log_end_offset
+        invariant(expected <= self.log_start_offset, "the first segment holds the log start")
+        for segment in self._segments:
+            invariant(segment.base_offset == expected, "segments are contiguous", expected=expected, found=segment)
+            expected = segment.next_offset
+        invariant(expected == self.log_end_offset, "the last segment ends the log", expected=expected)
+        latest = self.leader_epochs.latest_entry
+        if latest is not None:
+            invariant(latest.start_offset <= self.log_end_offset, "no epoch starts beyond the log end", entry=latest)
+            invariant(latest.leader_epoch == self._latest_epoch, "the newest epoch is cached", entry=latest)
+
+    def __repr__(self) -> str:
+        return f"PartitionLog({self.topic_partition}, [{self.log_start_offset}, {self.log_end_offset}))"
+
+
+def _parse(data: bytes) -> list[BatchHeader]:
+    headers = []
+    end = 0
+    for position, header in iterate_headers(data):
+        headers.append(header)
+        end = position + header.size_bytes
+    if not headers or end != len(data):
+        raise CorruptMessage("an append is whole batches", size_bytes=len(data), whole_bytes=end)
+    return headers
+
+
+def storage_failure(error: OSError, path: str) -> StorageFailure:
+    """The error that a failure of the disk becomes."""
+    hints = {
+        errno.ENOSPC: "the disk is full: free space, then restart the broker",
+        errno.EDQUOT: "the disk quota is used up: raise it, then restart the broker",
+        errno.EROFS: "the filesystem is read-only: check the disk, remount it, then restart the broker",
+        errno.EACCES: "check the owner and the permissions of the directory",
+        errno.EMFILE: "too many open files: raise `ulimit -n`, then restart the broker",
+    }
+    return StorageFailure(
+        f"{error.filename or path}: {error.strerror or error}",
+        hint=hints.get(error.errno or 0, "check the disk, then restart the broker"),
+        path=error.filename or path,
+        errno=error.errno,
+    )

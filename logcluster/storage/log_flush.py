@@ -1,0 +1,50 @@
+"""One fdatasync of one log, in three steps: prepared on the event loop, run on a thread, completed on the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from logcluster.model.errors import LogClusterError
+from logcluster.storage.checkpoints import write_checked
+from logcluster.storage.filesystem import File, Filesystem
+from logcluster.storage.segment import Segment
+
+
+@dataclass(slots=True, kw_only=True)
+class PendingFlush:
+    """What must be durable before `target_offset` may be published as flushed.
+
+    Segments are synced oldest first, so that what is durable is always a prefix of the log. Small files that describe
+    the log are durable before the offset moves, because a restart trusts them below the recovery point.
+    """
+
+    filesystem: Filesystem
+    directory: str
+    target_offset: int
+    generation: int
+    files: Sequence[File]
+    segments: Sequence[Segment]
+    closed_segments: Sequence[Segment] = ()
+    small_files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    directories: Sequence[str] = ()
+    on_error: Callable[[OSError], LogClusterError]
+
+    def run(self) -> None:
+        """Sync; on any thread, once.
+
+        Raises:
+            StorageFailure: the disk failed; the log is failed for good, and nothing of this flush counts.
+        """
+        try:
+            for file in self.files:
+                file.sync()
+            for segment in self.closed_segments:
+                segment.write_index()
+            for name, content in self.small_files.items():
+                write_checked(self.filesystem, self.directory, name, content, writer=".flush")
+            for directory in self.directories:
+                self.filesystem.sync_dir(directory)
+        except OSError as error:
+            raise self.on_error(error) from error
