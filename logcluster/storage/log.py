@@ -13,107 +13,27 @@ the owner's one thread (the event loop). `read`, `offset_for_timestamp`, `newest
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
-from logcluster.model.epochs import EpochEnd, LeaderEpochHistory
-from logcluster.model.errors import (
-    CorruptLog,
-    CorruptMessage,
-    LogClusterError,
-    OffsetNotAvailable,
-    OffsetOutOfRange,
-    ShuttingDown,
-    StorageFailure,
-)
-from logcluster.model.ids import TopicId, TopicIdPartition, TopicPartition
+from logcluster.model.errors import CorruptMessage, LogClusterError, ShuttingDown
 from logcluster.model.invariants import InvariantViolation, invariant
 from logcluster.model.limits import RELATIVE_OFFSET_MAX
 from logcluster.record.batch import BatchHeader, iterate_headers
-from logcluster.storage.batch_scan import LogRead
 from logcluster.storage.checkpoints import LEADER_EPOCHS_FILE, PARTITION_METADATA_FILE, PartitionMetadata, write_checked
 from logcluster.storage.filesystem import Filesystem, join
 from logcluster.storage.log_config import LogConfig
 from logcluster.storage.log_flush import PendingFlush
-from logcluster.storage.log_read import (
-    TimestampOffset,
-    find_newest,
-    find_timestamp,
-    iterate_batches,
-    read_segments,
-    segment_for,
-)
+from logcluster.storage.log_read import segment_for
+from logcluster.storage.log_readable import ReadableLog
 from logcluster.storage.log_retention import DeletedSegment, count_deletable
-from logcluster.storage.producer_snapshots import ProducerSnapshots
-from logcluster.storage.recovery import LogRecovery, RecoveredLog, RecoveryContext
+from logcluster.storage.log_state import LogState, ignore_failure, ignore_truncation, storage_failure
+from logcluster.storage.recovery import LogRecovery, RecoveryContext
 from logcluster.storage.segment import Segment
-from logcluster.storage.tail_cache import LogTail, TailCache
-
-Result = TypeVar("Result")
-_READ_ATTEMPTS = 3
-_NOT_THE_DISK = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+from logcluster.storage.tail_cache import TailCache
 
 
-def _ignore_failure(log: PartitionLog, error: LogClusterError) -> None:
-    del log, error
-
-
-def _ignore_truncation(log: PartitionLog, offset: int) -> None:
-    del log, offset
-
-
-class PartitionLog:
-    """The log of one partition; made by `open`.
-
-    Settable by the owner: `config`; `high_watermark`, which is only kept for the checkpoint; `on_roll(base_offset)`,
-    called when a new segment begins, before its first batch is appended.
-    """
-
-    def __init__(
-        self,
-        filesystem: Filesystem,
-        log_directory: str,
-        recovered: RecoveredLog,
-        *,
-        config: LogConfig,
-        tail_cache: TailCache,
-        on_failure: Callable[[PartitionLog, LogClusterError], None] = _ignore_failure,
-        before_truncation: Callable[[PartitionLog, int], None] = _ignore_truncation,
-    ) -> None:
-        metadata = recovered.metadata
-        self.topic_partition: TopicPartition = metadata.topic_partition
-        self.topic_id: TopicId = metadata.topic_id
-        self.topic_id_partition = TopicIdPartition(metadata.topic_id, metadata.topic_partition.partition)
-        self.directory_name = metadata.directory_name
-        self.directory = join(log_directory, metadata.directory_name)
-        self.config = config
-        self.leader_epochs: LeaderEpochHistory = recovered.leader_epochs
-        self.log_start_offset = recovered.log_start_offset
-        self.log_end_offset = recovered.log_end_offset
-        self.flushed_offset = recovered.log_end_offset
-        self.high_watermark = recovered.log_start_offset
-        self.on_roll: Callable[[int], None] | None = None
-        self._filesystem = filesystem
-        self._log_directory = log_directory
-        self._metadata = metadata
-        self._on_failure = on_failure
-        self._before_truncation = before_truncation
-        self._segments: tuple[Segment, ...] = tuple(recovered.segments)
-        self._active: Segment | None = self._segments[-1] if self._segments else None
-        self._latest_epoch = -1 if self.leader_epochs.latest is None else self.leader_epochs.latest
-        self._tail = LogTail(tail_cache, size_bytes_max=config.tail_cache_bytes_max)
-        self._snapshots = ProducerSnapshots(filesystem, self.directory)
-        self._failure: LogClusterError | None = None
-        self._dirty: dict[int, Segment] = {}
-        self._active_is_dirty = False
-        self._unindexed: list[Segment] = []
-        self._small_files_dirty: dict[str, None] = {}
-        self._directories_dirty = False
-        self._in_flight: PendingFlush | None = None
-        self._file_generation = 0  # odd while files are cut or renamed
-        self._truncation_count = 0
-        self._trash: list[str] = []
+class PartitionLog(ReadableLog):
+    """The log of one partition; made by `open`. Attributes: see `LogState`."""
 
     @classmethod
     def open(
@@ -125,8 +45,8 @@ class PartitionLog:
         context: RecoveryContext,
         config: LogConfig,
         tail_cache: TailCache,
-        on_failure: Callable[[PartitionLog, LogClusterError], None] = _ignore_failure,
-        before_truncation: Callable[[PartitionLog, int], None] = _ignore_truncation,
+        on_failure: Callable[[LogState, LogClusterError], None] = ignore_failure,
+        before_truncation: Callable[[LogState, int], None] = ignore_truncation,
     ) -> PartitionLog:
         """Open the partition's directory, or prepare a log that has none yet.
 
@@ -148,52 +68,6 @@ class PartitionLog:
             on_failure=on_failure,
             before_truncation=before_truncation,
         )
-
-    # -- state ------------------------------------------------------------------------------------------------------
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all segments, preallocated zeros not counted."""
-        return sum(segment.size_bytes for segment in self._segments)
-
-    @property
-    def segment_count(self) -> int:
-        return len(self._segments)
-
-    @property
-    def failure(self) -> LogClusterError | None:
-        """Why the log cannot be used any more, or None."""
-        return self._failure
-
-    @property
-    def is_dirty(self) -> bool:
-        """Whether `prepare_flush` would find something to sync."""
-        return self.flushed_offset < self.log_end_offset
-
-    @property
-    def recovery_point(self) -> int:
-        """What the checkpoint may promise: below it everything is synced, and will not be truncated any more."""
-        return min(self.flushed_offset, max(self.high_watermark, self.log_start_offset))
-
-    def end_offset_for_epoch(self, leader_epoch: int) -> EpochEnd | None:
-        """Where `leader_epoch`, or the largest known one below it, ends; None when no epoch is known."""
-        return self.leader_epochs.end_offset_for(leader_epoch, self.log_end_offset)
-
-    def fail(self, error: LogClusterError) -> None:
-        """Refuse every operation from now on; the first reason counts. Callable from any thread."""
-        if self._failure is None:
-            self._failure = error
-            self._on_failure(self, error)
-
-    def _disk_failed(self, error: OSError) -> StorageFailure:
-        failure = storage_failure(error, self.directory)
-        self.fail(failure)
-        return failure
-
-    def _check_usable(self) -> None:
-        failure = self._failure
-        if failure is not None:
-            raise type(failure)(failure.message, hint=failure.hint, **failure.facts) from failure
 
     # -- append -----------------------------------------------------------------------------------------------------
 
@@ -293,108 +167,6 @@ class PartitionLog:
         if self.on_roll is not None:
             self.on_roll(segment.base_offset)
         return segment
-
-    # -- read -------------------------------------------------------------------------------------------------------
-
-    def read_tail(self, start_offset: int, *, size_bytes_max: int, end_offset: int) -> LogRead | None:
-        """As `read`, from memory only: None when the offset is no longer there and `read` must be asked.
-
-        Raises:
-            OffsetOutOfRange: as `read`.
-        """
-        if self._failure is not None:
-            self._check_usable()
-        if start_offset >= end_offset or start_offset >= self.log_end_offset:
-            self._check_range(start_offset)
-            return LogRead(b"", start_offset, True)
-        if start_offset < self.log_start_offset:
-            self._check_range(start_offset)
-        return self._tail.read(start_offset, size_bytes_max=size_bytes_max, end_offset=end_offset)
-
-    def read(self, start_offset: int, *, size_bytes_max: int, end_offset: int) -> LogRead:
-        """Whole batches from the one that holds `start_offset`, none at or after `end_offset`; on any thread.
-
-        At least one batch is returned, even if it is larger than `size_bytes_max`, when there is one below `end_offset`
-        (the reader's ceiling: high watermark, last stable offset or log end). Checksums are verified.
-
-        Raises:
-            OffsetOutOfRange: `start_offset` is below the log start or above the log end.
-            CorruptLog: the bytes on disk are damaged; the log is failed.
-            OffsetNotAvailable: the log is being cut; ask again.
-        """
-        self._check_usable()
-        self._check_range(start_offset)
-        if start_offset >= min(end_offset, self.log_end_offset):
-            return LogRead(b"", start_offset, False)
-        return self._read_files(
-            lambda segments: read_segments(segments, start_offset, size_bytes_max=size_bytes_max, end_offset=end_offset)
-        )
-
-    def offset_for_timestamp(self, timestamp_ms: int, *, end_offset: int | None = None) -> TimestampOffset | None:
-        """The first record not older than `timestamp_ms`, below `end_offset`; on any thread.
-
-        Raises: as `read`.
-        """
-        self._check_usable()
-        start, end = self.log_start_offset, self.log_end_offset if end_offset is None else end_offset
-        return self._read_files(
-            lambda segments: find_timestamp(segments, timestamp_ms, start_offset=start, end_offset=end)
-        )
-
-    def newest_timestamp(self, *, end_offset: int | None = None) -> TimestampOffset | None:
-        """The first record with the newest timestamp, below `end_offset`; on any thread.
-
-        Raises: as `read`.
-        """
-        self._check_usable()
-        start, end = self.log_start_offset, self.log_end_offset if end_offset is None else end_offset
-        return self._read_files(lambda segments: find_newest(segments, start_offset=start, end_offset=end))
-
-    def headers_from(self, offset: int) -> Iterator[BatchHeader]:
-        """Headers of all batches from the one that holds `offset` on; while nothing is truncated.
-
-        Raises: as `read`, while iterating.
-        """
-        self._check_usable()
-        try:
-            yield from iterate_batches(self._segments, max(offset, self.log_start_offset))
-        except OSError as error:
-            raise self._read_failed(error) from error
-        except CorruptLog as error:
-            self.fail(error)
-            raise
-
-    def _check_range(self, start_offset: int) -> None:
-        if not self.log_start_offset <= start_offset <= self.log_end_offset:
-            raise OffsetOutOfRange(
-                f"offset {start_offset} of {self.topic_partition} is outside "
-                f"[{self.log_start_offset}, {self.log_end_offset}]",
-                offset=start_offset,
-                log_start_offset=self.log_start_offset,
-                log_end_offset=self.log_end_offset,
-            )
-
-    def _read_files(self, work: Callable[[Sequence[Segment]], Result]) -> Result:
-        for _ in range(_READ_ATTEMPTS):
-            generation = self._file_generation
-            try:
-                return work(self._segments)
-            except (OSError, CorruptLog) as error:
-                if generation != self._file_generation or generation % 2:
-                    continue
-                if isinstance(error, OSError):
-                    raise self._read_failed(error) from error
-                self.fail(error)
-                raise
-        raise OffsetNotAvailable(f"{self.topic_partition} is being cut or cleaned")
-
-    def _read_failed(self, error: OSError) -> LogClusterError:
-        """What an unreadable file means: the replica steps aside, as for any damage; the directory goes on."""
-        if error.errno in _NOT_THE_DISK:
-            return OffsetNotAvailable(f"cannot open {error.filename}: {error.strerror}", hint="raise `ulimit -n`")
-        failure = CorruptLog(f"cannot read {error.filename or self.directory}: {error.strerror}", path=self.directory)
-        self.fail(failure)
-        return failure
 
     # -- flush ------------------------------------------------------------------------------------------------------
 
@@ -626,40 +398,6 @@ class PartitionLog:
         trash, self._trash = self._trash, []
         return trash
 
-    # -- producer snapshots -----------------------------------------------------------------------------------------
-
-    def write_producer_snapshot(self, offset: int, payload: bytes) -> None:
-        """Keep the producer state after all batches below `offset`; not while the log has no data.
-
-        Raises:
-            StorageFailure: the disk failed; the log is failed for good.
-        """
-        self._check_usable()
-        if self._segments:
-            self._on_disk(lambda: self._snapshots.write(offset, payload))
-
-    def latest_producer_snapshot(self, offset_max: int | None = None) -> tuple[int, bytes] | None:
-        """The newest sound snapshot at or below `offset_max` (default: the log end), with its offset."""
-        self._check_usable()
-        limit = self.log_end_offset if offset_max is None else offset_max
-        return self._on_disk(lambda: self._snapshots.latest(limit))
-
-    def producer_snapshot_offsets(self) -> list[int]:
-        """Offsets of all snapshots, ascending."""
-        self._check_usable()
-        return self._on_disk(self._snapshots.offsets)
-
-    def remove_producer_snapshots_below(self, offset: int) -> None:
-        """Remove older snapshots, except the newest of all."""
-        self._check_usable()
-        self._on_disk(lambda: self._snapshots.remove_below(offset))
-
-    def _on_disk(self, work: Callable[[], Result]) -> Result:
-        try:
-            return work()
-        except OSError as error:
-            raise self._disk_failed(error) from error
-
     # -- end --------------------------------------------------------------------------------------------------------
 
     def close(self, *, clean: bool) -> None:
@@ -698,29 +436,6 @@ class PartitionLog:
 
         self._on_disk(settle)
 
-    def check(self) -> None:
-        """Check the invariants of this file's docstring.
-
-        Raises:
-            InvariantViolation: one does not hold.
-        """
-        self.leader_epochs.check()
-        invariant(self.log_start_offset <= self.log_end_offset, "the log starts before it ends")
-        invariant(self.flushed_offset <= self.log_end_offset, "what is flushed was appended")
-        expected = self._segments[0].base_offset if self._segments else self.log_end_offset
-        invariant(expected <= self.log_start_offset, "the first segment holds the log start")
-        for segment in self._segments:
-            invariant(segment.base_offset == expected, "segments are contiguous", expected=expected, found=segment)
-            expected = segment.next_offset
-        invariant(expected == self.log_end_offset, "the last segment ends the log", expected=expected)
-        latest = self.leader_epochs.latest_entry
-        if latest is not None:
-            invariant(latest.start_offset <= self.log_end_offset, "no epoch starts beyond the log end", entry=latest)
-            invariant(latest.leader_epoch == self._latest_epoch, "the newest epoch is cached", entry=latest)
-
-    def __repr__(self) -> str:
-        return f"PartitionLog({self.topic_partition}, [{self.log_start_offset}, {self.log_end_offset}))"
-
 
 def _parse(data: bytes) -> list[BatchHeader]:
     headers = []
@@ -731,20 +446,3 @@ def _parse(data: bytes) -> list[BatchHeader]:
     if not headers or end != len(data):
         raise CorruptMessage("an append is whole batches", size_bytes=len(data), whole_bytes=end)
     return headers
-
-
-def storage_failure(error: OSError, path: str) -> StorageFailure:
-    """The error that a failure of the disk becomes."""
-    hints = {
-        errno.ENOSPC: "the disk is full: free space, then restart the broker",
-        errno.EDQUOT: "the disk quota is used up: raise it, then restart the broker",
-        errno.EROFS: "the filesystem is read-only: check the disk, remount it, then restart the broker",
-        errno.EACCES: "check the owner and the permissions of the directory",
-        errno.EMFILE: "too many open files: raise `ulimit -n`, then restart the broker",
-    }
-    return StorageFailure(
-        f"{error.filename or path}: {error.strerror or error}",
-        hint=hints.get(error.errno or 0, "check the disk, then restart the broker"),
-        path=error.filename or path,
-        errno=error.errno,
-    )

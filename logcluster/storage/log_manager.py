@@ -35,9 +35,10 @@ from logcluster.storage.checkpoints import (
     write_partition_checkpoints,
 )
 from logcluster.storage.filesystem import DirectoryLock, Filesystem, join
-from logcluster.storage.log import PartitionLog, storage_failure
+from logcluster.storage.log import PartitionLog
 from logcluster.storage.log_config import LogConfig
 from logcluster.storage.log_directory import identify_directory, lock_directory
+from logcluster.storage.log_state import LogState, storage_failure
 from logcluster.storage.recovery import RecoveryContext
 from logcluster.storage.tail_cache import TailCache
 
@@ -421,7 +422,7 @@ class LogManager:
                 )
         return result
 
-    def _lower_checkpoint(self, log: PartitionLog, offset: int) -> None:
+    def _lower_checkpoint(self, log: LogState, offset: int) -> None:
         """Before a log is cut: make sure that no checkpoint promises more than will be left."""
         name = log.directory_name
         self._checkpoint_version += 1
@@ -452,7 +453,7 @@ class LogManager:
                 self._on_directory_failure(error)
         return error
 
-    def _log_failed(self, log: PartitionLog, error: LogClusterError) -> None:
+    def _log_failed(self, log: LogState, error: LogClusterError) -> None:
         if isinstance(error, StorageFailure):
             self.fail(error)
         elif isinstance(error, CorruptLog):
