@@ -23,6 +23,7 @@ class ReplicaProgress:
     __slots__ = (
         "broker_epoch",
         "broker_id",
+        "is_subscribed",
         "last_caught_up_ms",
         "log_end_offset",
         "log_start_offset",
@@ -35,6 +36,8 @@ class ReplicaProgress:
         self.broker_id = broker_id
         self.broker_epoch: int | None = None
         """Registration of the process that reports; None until its first report to this leader epoch."""
+        self.is_subscribed = False
+        """Whether it reports now; one that does not is not in sync just because nothing is written."""
         self.reported_offset = 0
         self.log_end_offset = 0
         self.log_start_offset = 0

@@ -166,7 +166,7 @@ class LeaderState:
         if log_end_offset < before:
             raise InvariantViolation("a leader's log never shrinks", before=before, after=log_end_offset)
         for remote in self._remotes.values():
-            if remote.reported_offset >= before:
+            if remote.reported_offset >= before and remote.is_subscribed:
                 remote.last_caught_up_ms = now_ms
                 remote.mark_offset = log_end_offset
                 remote.mark_ms = now_ms
@@ -202,6 +202,7 @@ class LeaderState:
         if remote is None or (remote.broker_epoch is not None and broker_epoch < remote.broker_epoch):
             return False
         own_end = self.log_end_offset
+        remote.is_subscribed = True
         if reported_offset > own_end:
             raise InvariantViolation(
                 "a follower holds no more than its leader sent",
@@ -234,6 +235,15 @@ class LeaderState:
         remote.reported_offset = 0
         remote.log_end_offset = 0
 
+    def on_replica_gone(self, broker_id: int, now_ms: int) -> None:
+        """The subscription of a replica ended: what it holds still counts, but its lag time runs from here on."""
+        remote = self._remotes.get(broker_id)
+        if remote is None:
+            return
+        if remote.is_subscribed and remote.reported_offset >= self.log_end_offset:
+            remote.last_caught_up_ms = now_ms
+        remote.is_subscribed = False
+
     def recheck(self, now_ms: int) -> bool:
         """Time passed or a limit changed: advance if a replica is waited for no longer; returns whether it moved."""
         return self._advance(now_ms)
@@ -260,7 +270,7 @@ class LeaderState:
         return remote.broker_epoch is not None and self._active.get(remote.broker_id) == remote.broker_epoch
 
     def _is_in_time(self, remote: ReplicaProgress, now_ms: int) -> bool:
-        if remote.broker_epoch is not None and remote.reported_offset >= self.log_end_offset:
+        if remote.is_subscribed and remote.reported_offset >= self.log_end_offset:
             return True
         caught_up_ms = remote.last_caught_up_ms
         return caught_up_ms is not None and now_ms - caught_up_ms <= self.replica_lag_time_ms_max
@@ -339,7 +349,8 @@ class LeaderState:
 
         Only `IneligibleReplica` proves that the change was not and will not be applied, and so allows to fall back to
         the committed set. After other definite errors the change stays in flight until metadata tells (stale epochs, or
-        `NewLeaderElected`: applied, but another leads), or is sent again (the wrong or an overloaded controller). An unknown outcome is asked again, unchanged.
+        `NewLeaderElected`: applied, but another leads), or is sent again (the wrong or an overloaded controller). An
+        unknown outcome is asked again, unchanged.
         """
         if proposal is not self._pending:
             return AlterReaction.IGNORED

@@ -8,8 +8,8 @@ Invariants: batches of a producer are ascending in offset; a known epoch never g
 bounded (`producers_max`, least recently used first out, counted in `evicted_count`).
 
 Order of checks and the reasons: protocols.md (c); KIP-98, KIP-360, KAFKA-9144 (expiry must not lower a known epoch
-while a batch may be under way: it is by time since the last append, a day by default). A later transaction layer adds fields
-to `ProducerEntry` and its own check before `check_append`; `is_pinned` keeps an entry from being dropped.
+while a batch may be under way: it is by time since the last append, a day by default). A later transaction layer adds
+fields to `ProducerEntry` and its own check before `check_append`; `is_pinned` keeps an entry from being dropped.
 """
 
 from __future__ import annotations

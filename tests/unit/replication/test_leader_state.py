@@ -323,6 +323,27 @@ def test_a_silent_replica_leaves_after_the_lag_time_and_an_idle_one_does_not() -
     assert proposed(leader, now_ms=11 * LAG_MS + 1).members == ((1, 101), (2, 102))
 
 
+def test_a_replica_that_stopped_listening_leaves_although_nothing_is_written() -> None:
+    leader = make_leader()
+    report(leader, 2, 0)
+    report(leader, 3, 0)
+    leader.on_replica_gone(3, LAG_MS)
+    assert leader.propose(2 * LAG_MS) is None
+    assert proposed(leader, now_ms=2 * LAG_MS + 1).members == ((1, 101), (2, 102))
+
+
+def test_what_a_lost_follower_reported_still_counts() -> None:
+    leader = make_leader()
+    append(leader, 10)
+    report(leader, 2, 10)
+    report(leader, 3, 10)
+    leader.on_append(20, 0)
+    leader.on_replica_gone(3, 0)
+    report(leader, 2, 20)
+    assert leader.high_watermark == 10
+    leader.check()
+
+
 def test_a_healthy_follower_that_is_never_exactly_at_the_end_stays() -> None:
     leader = make_leader()
     report(leader, 3, 0)
