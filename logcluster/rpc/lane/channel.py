@@ -1,0 +1,571 @@
+"""The caller's side of the lane: a channel that the generated stubs take in place of a grpc.aio one.
+
+A channel has at most one connection that takes new calls. It connects on the first call and again on a later call
+after a drop; calls made meanwhile wait for the attempt and share its outcome. A call that cannot be sent fails at
+once with UNAVAILABLE, as `CallNotSentError`, unless it was made with `wait_for_ready=True`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl as ssl_module
+from collections.abc import AsyncIterable, Callable, Iterable
+from types import TracebackType
+from typing import Any, Final, Self
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from logcluster.model import errors
+from logcluster.model.ids import Endpoint
+from logcluster.rpc.lane import frames
+from logcluster.rpc.lane.calls import (
+    DEADLINE_EXCEEDED_DETAILS,
+    ClientCall,
+    StreamStreamCall,
+    StreamUnaryCall,
+    UnaryStreamCall,
+    UnaryUnaryCall,
+)
+from logcluster.rpc.lane.connection import DeadlineWatch, LaneConnection
+from logcluster.rpc.lane.network import CONNECT_TIMEOUT_MS_DEFAULT, LaneNetwork, LaneOptions, TcpNetwork
+from logcluster.rpc.lane.streams import Deserializer, Serializer
+from logcluster.runtime.clock import Clock
+from logcluster.runtime.scope import TaskScope
+from logcluster.wire.status import is_connection_refused, status_from_error
+
+__all__ = ["LaneChannel", "is_connection_refused"]
+
+StatusCode = grpc.StatusCode
+DisconnectCallback = Callable[[Exception | None], None]
+METHODS_PER_CONNECTION_MAX: Final = 4_096
+RETRY_CONNECT_MS: Final = 100
+CALL_ID_MAX: Final = 2**32 - 1
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+class ClientConnection(LaneConnection[ClientCall]):
+    """A connection that opens calls."""
+
+    def __init__(self, *, options: LaneOptions, on_end: Callable[[ClientConnection, Exception | None], None]) -> None:
+        super().__init__(options=options, is_server=False)
+        self.ready: asyncio.Future[None] = self.loop.create_future()
+        self.is_draining = False
+        self._on_end = on_end
+        self._method_ids: dict[str, int] = {}
+        self._last_call_id = 0
+
+    def on_ready(self) -> None:
+        if not self.ready.done():
+            self.ready.set_result(None)
+
+    def on_closed(self, error: Exception | None) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(error or ConnectionResetError("the peer closed the connection before its preface"))
+            self.ready.exception()  # Seen here, should nobody wait any more.
+        self._on_end(self, error)
+
+    def open_call(self, call: ClientCall, path: str, message: bytes | None, metadata: bytes) -> None:
+        """Queue the opening frame of `call`; `message` is its unary request."""
+        call_id = self._last_call_id + 1
+        if call_id > CALL_ID_MAX or call_id in self.calls:
+            call_id = self._free_call_id(call_id)
+        self._last_call_id = call_id
+        name = None
+        method_id = self._method_ids.get(path)
+        if method_id is None:
+            method_id = len(self._method_ids)
+            if method_id >= METHODS_PER_CONNECTION_MAX:
+                call.never_sent(StatusCode.UNIMPLEMENTED, "too many different methods on one connection")
+                return
+            self._method_ids[path] = method_id
+            name = path
+        deadline_ms = 0
+        if call.deadline is not None:
+            deadline_ms = min(int((call.deadline - self.loop.time()) * 1000) + 1, 0xFFFFFFFF)
+            if deadline_ms <= 0:
+                call.never_sent(StatusCode.DEADLINE_EXCEEDED, DEADLINE_EXCEEDED_DETAILS)
+                return
+        self.calls[call_id] = call
+        call.attached(self, call_id)
+        if call.deadline is not None:
+            self.deadlines.watch(call.deadline)
+        if message is not None and name is None and not metadata:
+            # The common case, without a function call in between.
+            start = frames.FRAME_AND_OPEN.pack(
+                frames.OPEN_FIELDS.size + len(message), call_id, frames.OPEN, frames.HAS_MESSAGE, method_id, deadline_ms
+            )
+        else:
+            start = frames.encode_open(
+                call_id=call_id,
+                method_id=method_id,
+                name=name,
+                deadline_ms=deadline_ms,
+                metadata=metadata,
+                message_size=None if message is None else len(message),
+            )
+        self.send_raw(start, message or b"")
+
+    def _free_call_id(self, call_id: int) -> int:
+        while call_id > CALL_ID_MAX or call_id in self.calls:
+            call_id = 1 if call_id >= CALL_ID_MAX else call_id + 1
+        return call_id
+
+    def on_frame(self, kind: int, call_id: int, payload: frames.Buffer) -> None:
+        if kind == frames.ANSWER:
+            call = self.calls.pop(call_id, None)
+            if call is not None:
+                call.on_answer(payload)
+        elif kind == frames.MESSAGE:
+            call = self.calls.get(call_id)
+            if call is not None:
+                call.on_message(payload)
+        elif kind == frames.GOAWAY:
+            self.is_draining = True
+        elif kind in _CALL_FRAMES:
+            # A call that has ended here is unknown; what still comes for it is dropped.
+            call = self.calls.get(call_id)
+            if call is not None:
+                self._on_rare_frame(kind, call, payload)
+        else:
+            self.on_control_frame(kind, payload)
+        if self.is_draining and not self.calls:
+            self.close()
+
+    def _on_rare_frame(self, kind: int, call: ClientCall, payload: frames.Buffer) -> None:
+        if kind == frames.STATUS:
+            del self.calls[call.call_id]
+            call.on_status(payload)
+        elif kind == frames.CREDIT:
+            call.add_credit(frames.decode_credit(payload))
+        else:
+            call.on_headers(payload)
+
+
+_CALL_FRAMES: Final = frozenset({frames.STATUS, frames.CREDIT, frames.HEADERS})
+
+
+class _PendingCall:
+    """A call that waits for a connection."""
+
+    __slots__ = ("call", "message", "metadata", "path", "wait_for_ready")
+
+    def __init__(self, call: ClientCall, path: str, message: bytes | None, metadata: bytes, wait: bool) -> None:
+        self.call = call
+        self.path = path
+        self.message = message
+        self.metadata = metadata
+        self.wait_for_ready = wait
+
+
+class LaneChannel:
+    """One peer, reached over the lane. Not safe across threads or loops.
+
+    Args:
+        endpoint: where the peer's lane listens.
+        ssl: context of the client side, or None for plain TCP.
+        connect_timeout_ms: bound of one attempt, TCP, TLS and preface together.
+        on_disconnect: told when an established connection has ended: with the reason, or None if this side closed.
+        network: TCP by default; the simulator gives its own.
+    """
+
+    decode_errors = (DecodeError, ValueError, TypeError)
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        clock: Clock,
+        ssl: ssl_module.SSLContext | None = None,
+        connect_timeout_ms: int = CONNECT_TIMEOUT_MS_DEFAULT,
+        on_disconnect: DisconnectCallback | None = None,
+        options: LaneOptions | None = None,
+        network: LaneNetwork | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.options = options or LaneOptions()
+        self.scope = TaskScope(f"lane-channel-{endpoint}")
+        self._clock = clock
+        self._ssl = ssl
+        self._connect_timeout_ms = connect_timeout_ms
+        self._on_disconnect = on_disconnect
+        self._network = network or TcpNetwork()
+        self._connection: ClientConnection | None = None
+        self._connections: dict[ClientConnection, None] = {}
+        self._pending: dict[int, _PendingCall] = {}
+        self._pending_calls: dict[int, ClientCall] = {}
+        self._pending_deadlines: DeadlineWatch[ClientCall] | None = None
+        self._pending_id = 0
+        self._connecting: asyncio.Task[None] | None = None
+        self._is_closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a connection is established that takes new calls."""
+        connection = self._connection
+        return connection is not None and not connection.is_closed and not connection.is_draining
+
+    async def connect(self) -> None:
+        """Have a connection, now.
+
+        Raises:
+            AioRpcError: it cannot be had; `is_connection_refused` tells whether nobody listens.
+        """
+        call = UnaryUnaryCall(self, None, None)
+        if self.is_connected:
+            return
+        self._wait(call, _PendingCall(call, "", None, b"", False))
+        await call
+
+    async def channel_ready(self) -> None:
+        """Wait until a connection is established, trying again and again."""
+        while not self.is_connected:
+            try:
+                await self.connect()
+            except grpc.aio.AioRpcError:
+                await self._clock.sleep_ms(RETRY_CONNECT_MS)
+
+    async def close(self, grace: float | None = None) -> None:
+        """End all calls with CANCELLED and close. Idempotent. `grace` is taken for likeness with grpc.aio only."""
+        self._is_closed = True
+        for pending in list(self._pending.values()):
+            pending.call.cancel()
+        for connection in list(self._connections):
+            for call in list(connection.calls.values()):
+                call.cancel()
+            connection.close()
+        if self._pending_deadlines is not None:
+            self._pending_deadlines.close()
+        await self.scope.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def statistics(self) -> dict[str, int]:
+        """Connections, open and waiting calls."""
+        return {
+            "connections": len(self._connections),
+            "calls_open": sum(len(connection.calls) for connection in self._connections),
+            "calls_waiting": len(self._pending),
+        }
+
+    # What the generated stubs call.
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Serializer | None = None,
+        response_deserializer: Deserializer | None = None,
+        _registered_method: bool | None = False,
+    ) -> UnaryUnaryMultiCallable:
+        return UnaryUnaryMultiCallable(self, method, request_serializer, response_deserializer)
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Serializer | None = None,
+        response_deserializer: Deserializer | None = None,
+        _registered_method: bool | None = False,
+    ) -> UnaryStreamMultiCallable:
+        return UnaryStreamMultiCallable(self, method, request_serializer, response_deserializer)
+
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Serializer | None = None,
+        response_deserializer: Deserializer | None = None,
+        _registered_method: bool | None = False,
+    ) -> StreamUnaryMultiCallable:
+        return StreamUnaryMultiCallable(self, method, request_serializer, response_deserializer)
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Serializer | None = None,
+        response_deserializer: Deserializer | None = None,
+        _registered_method: bool | None = False,
+    ) -> StreamStreamMultiCallable:
+        return StreamStreamMultiCallable(self, method, request_serializer, response_deserializer)
+
+    # What calls use.
+
+    def loop_time(self) -> float:
+        return self.loop().time()
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
+
+    def start(
+        self,
+        call: ClientCall,
+        path: str,
+        message: bytes | None,
+        *,
+        timeout: float | None,
+        metadata: Metadata | None,
+        wait_for_ready: bool | None,
+    ) -> None:
+        """Send the opening of `call`, or let it wait for a connection."""
+        loop = self._loop or self.loop()
+        if timeout is not None:
+            call.deadline = loop.time() + timeout
+            if timeout <= 0:
+                call.never_sent(StatusCode.DEADLINE_EXCEEDED, DEADLINE_EXCEEDED_DETAILS)
+                return
+        block = b""
+        if metadata is not None:
+            block = frames.encode_metadata(checked_metadata(metadata))
+            if len(block) > self.options.metadata_size_bytes_max:
+                call.never_sent(
+                    StatusCode.RESOURCE_EXHAUSTED,
+                    f"metadata of {len(block)} bytes exceeds the limit of {self.options.metadata_size_bytes_max}",
+                )
+                return
+        connection = self._connection
+        if connection is None or connection.is_closed or connection.is_draining:
+            self._wait(call, _PendingCall(call, path, message, block, bool(wait_for_ready)))
+        elif message is None or self._fits(call, connection, message):
+            connection.open_call(call, path, message, block)
+
+    def forget(self, call: ClientCall) -> None:
+        """A waiting call has ended."""
+        if self._pending_calls.pop(call.call_id, None) is not None:
+            self._pending.pop(call.call_id, None)
+
+    # Connecting.
+
+    def _fits(self, call: ClientCall, connection: ClientConnection, message: bytes) -> bool:
+        # The opening frame holds the metadata and the method name as well.
+        size_max = min(connection.peer_frame_size_bytes_max, self.options.frame_size_bytes_max)
+        size_max -= self.options.metadata_size_bytes_max + 1_024
+        if len(message) <= size_max:
+            return True
+        call.never_sent(
+            StatusCode.RESOURCE_EXHAUSTED,
+            f"message of {len(message)} bytes exceeds the limit of {size_max} (FRAME_SIZE_BYTES_MAX)",
+        )
+        return False
+
+    def _wait(self, call: ClientCall, pending: _PendingCall) -> None:
+        if self._is_closed:
+            call.never_sent(StatusCode.UNAVAILABLE, "the channel is closed")
+            return
+        self._pending_id += 1
+        call.call_id = self._pending_id
+        self._pending[call.call_id] = pending
+        self._pending_calls[call.call_id] = call
+        if call.deadline is not None:
+            if self._pending_deadlines is None:
+                self._pending_deadlines = DeadlineWatch(self.loop(), self._pending_calls)
+            self._pending_deadlines.watch(call.deadline)
+        if self._connecting is None:
+            self._connecting = self.scope.spawn(self._connect(), name="connect")
+
+    async def _connect(self) -> None:
+        try:
+            while self._pending:
+                if await self._connect_once():
+                    return
+                if self._pending:
+                    await self._clock.sleep_ms(RETRY_CONNECT_MS)
+        finally:
+            self._connecting = None
+
+    async def _connect_once(self) -> bool:
+        """Try once; on failure end the calls that do not want to wait, and return False."""
+        connection: ClientConnection | None = None
+        try:
+            async with asyncio.timeout(self._connect_timeout_ms / 1000):
+                connection = await self._network.connect(self._new_connection, self.endpoint, ssl_context=self._ssl)
+                await connection.ready
+        except frames.VersionMismatch as error:
+            self._refuse_waiting(error)
+            return False
+        except frames.FrameError as error:
+            self._refuse_waiting(error)
+            return False
+        except TimeoutError:
+            if connection is not None:
+                connection.abort()
+            self._refuse_waiting(TimeoutError(f"not connected within {self._connect_timeout_ms} ms"))
+            return False
+        except OSError as error:
+            self._refuse_waiting(error)
+            return False
+        except asyncio.CancelledError:
+            if connection is not None:
+                connection.abort()
+            raise
+        self._connection = connection
+        self._connections[connection] = None
+        self._send_waiting(connection)
+        return True
+
+    def _new_connection(self) -> ClientConnection:
+        return ClientConnection(options=self.options, on_end=self._connection_ended)
+
+    def _send_waiting(self, connection: ClientConnection) -> None:
+        waiting = list(self._pending.values())
+        self._pending.clear()
+        self._pending_calls.clear()
+        for pending in waiting:
+            call = pending.call
+            if not pending.path:
+                call.finish(StatusCode.OK, "")
+            elif pending.message is None or self._fits(call, connection, pending.message):
+                connection.open_call(call, pending.path, pending.message, pending.metadata)
+
+    def _refuse_waiting(self, error: Exception) -> None:
+        code, trailing = StatusCode.UNAVAILABLE, ()
+        details = f"cannot connect to {self.endpoint}: {_reason(error)}"
+        if isinstance(error, frames.VersionMismatch):
+            code, details, trailing = status_from_error(  # type: ignore[assignment]  # a longer tuple than ()
+                errors.UnsupportedVersion(details, peer_version=error.peer_version)
+            )
+        for call_id, pending in list(self._pending.items()):
+            if not pending.wait_for_ready:
+                del self._pending[call_id]
+                del self._pending_calls[call_id]
+                pending.call.never_sent(
+                    code, details, is_refused=isinstance(error, ConnectionRefusedError), trailing=trailing
+                )
+
+    def _connection_ended(self, connection: ClientConnection, error: Exception | None) -> None:
+        if self._connection is connection:
+            self._connection = None
+        if connection in self._connections:
+            del self._connections[connection]
+            if self._on_disconnect is not None:
+                self._on_disconnect(error)
+
+
+class _MultiCallable:
+    __slots__ = ("_channel", "_deserialize", "_path", "_serialize")
+
+    def __init__(
+        self, channel: LaneChannel, path: str, serialize: Serializer | None, deserialize: Deserializer | None
+    ) -> None:
+        self._channel = channel
+        self._path = path
+        self._serialize = serialize
+        self._deserialize = deserialize
+
+
+class UnaryUnaryMultiCallable(_MultiCallable):
+    """What a stub holds for a unary method; `timeout` is in seconds, as in grpc.aio."""
+
+    __slots__ = ()
+
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+        credentials: object = None,
+        wait_for_ready: bool | None = None,
+        compression: object = None,
+    ) -> UnaryUnaryCall:
+        call = UnaryUnaryCall(self._channel, self._serialize, self._deserialize)
+        message = request if self._serialize is None else self._serialize(request)
+        self._channel.start(
+            call, self._path, message, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready
+        )
+        return call
+
+
+class UnaryStreamMultiCallable(_MultiCallable):
+    """One request, a stream of answers."""
+
+    __slots__ = ()
+
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+        credentials: object = None,
+        wait_for_ready: bool | None = None,
+        compression: object = None,
+    ) -> UnaryStreamCall:
+        call = UnaryStreamCall(self._channel, self._serialize, self._deserialize)
+        message = request if self._serialize is None else self._serialize(request)
+        self._channel.start(
+            call, self._path, message, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready
+        )
+        return call
+
+
+class StreamUnaryMultiCallable(_MultiCallable):
+    """A stream of requests, one answer."""
+
+    __slots__ = ()
+
+    def __call__(
+        self,
+        request_iterator: AsyncIterable[Any] | Iterable[Any] | None = None,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+        credentials: object = None,
+        wait_for_ready: bool | None = None,
+        compression: object = None,
+    ) -> StreamUnaryCall:
+        call = StreamUnaryCall(self._channel, self._serialize, self._deserialize)
+        self._channel.start(call, self._path, None, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready)
+        if request_iterator is not None:
+            call.feed(request_iterator)
+        return call
+
+
+class StreamStreamMultiCallable(_MultiCallable):
+    """Streams both ways."""
+
+    __slots__ = ()
+
+    def __call__(
+        self,
+        request_iterator: AsyncIterable[Any] | Iterable[Any] | None = None,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+        credentials: object = None,
+        wait_for_ready: bool | None = None,
+        compression: object = None,
+    ) -> StreamStreamCall:
+        call = StreamStreamCall(self._channel, self._serialize, self._deserialize)
+        self._channel.start(call, self._path, None, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready)
+        if request_iterator is not None:
+            call.feed(request_iterator)
+        return call
+
+
+def checked_metadata(metadata: Metadata) -> list[tuple[str, str | bytes]]:
+    """Return the entries as a list.
+
+    Raises:
+        ValueError: a key is not lower case, or a value is of the wrong type for its key.
+    """
+    items: list[tuple[str, str | bytes]] = []
+    for key, value in metadata:
+        if not key or key != key.lower() or not key.isascii():
+            raise ValueError(f"metadata key {key!r} is not lower-case ASCII")
+        if isinstance(value, bytes) and not key.endswith("-bin"):
+            value = value.decode("ascii")
+        elif isinstance(value, str) and key.endswith("-bin"):
+            raise ValueError(f"metadata {key!r} must be bytes")
+        items.append((key, value))
+    return items
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    return str(error) or type(error).__name__
