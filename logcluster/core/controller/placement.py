@@ -1,8 +1,8 @@
 """Where the replicas of new partitions go: a pure function of brokers, counts, load and a seeded Random.
 
 Goals, in this order: replicas of a partition on different brokers; on different racks as far as there are racks;
-replicas spread evenly over brokers; leaders (the first replicas) spread evenly over brokers; and the second and third
-replicas of one broker's leaders spread over the others, so that a failure does not push all its load onto one.
+replicas spread evenly over brokers; leaders (the first replicas) spread evenly over brokers; and the second replicas,
+who lead next, of one broker's leaders spread over the others, so that its failure does not push all onto one.
 
 Greedy: for each partition, brokers are taken least loaded by this topic first; ties go to the one least loaded by
 all other topics, then by a shuffled order drawn once per call. A broker that is new and empty so fills up without
@@ -69,18 +69,18 @@ def place(
     random.shuffle(order)
     loads = [_Load(broker, tie) for broker, tie in zip(brokers, order, strict=True)]
     by_id = {load.broker.broker_id: load for load in loads}
-    followers_of: dict[tuple[int, int], int] = {}
+    successions: dict[tuple[int, int], int] = {}
     for assignment in existing:
-        _count(assignment, by_id, followers_of)
+        _count(assignment, by_id, successions)
     placed: list[tuple[int, ...]] = []
     for _ in range(partitions):
-        assignment = _place_one(loads, replication_factor, followers_of)
-        _count(assignment, by_id, followers_of)
+        assignment = _place_one(loads, replication_factor, successions)
+        _count(assignment, by_id, successions)
         placed.append(assignment)
     return placed
 
 
-def _count(assignment: Sequence[int], by_id: Mapping[int, _Load], followers_of: dict[tuple[int, int], int]) -> None:
+def _count(assignment: Sequence[int], by_id: Mapping[int, _Load], successions: dict[tuple[int, int], int]) -> None:
     leader_id = assignment[0]
     for position, broker_id in enumerate(assignment):
         load = by_id.get(broker_id)
@@ -89,8 +89,8 @@ def _count(assignment: Sequence[int], by_id: Mapping[int, _Load], followers_of: 
         load.replicas += 1
         if position == 0:
             load.leaders += 1
-        else:
-            followers_of[leader_id, broker_id] = followers_of.get((leader_id, broker_id), 0) + 1
+        elif position == 1:
+            successions[leader_id, broker_id] = successions.get((leader_id, broker_id), 0) + 1
 
 
 def _leader_rank(load: _Load) -> tuple[bool, int, int, int, int]:
@@ -99,7 +99,7 @@ def _leader_rank(load: _Load) -> tuple[bool, int, int, int, int]:
 
 
 def _place_one(
-    loads: Sequence[_Load], replication_factor: int, followers_of: Mapping[tuple[int, int], int]
+    loads: Sequence[_Load], replication_factor: int, successions: Mapping[tuple[int, int], int]
 ) -> tuple[int, ...]:
     leader = min(loads, key=_leader_rank)
     leader_id = leader.broker.broker_id
@@ -112,7 +112,7 @@ def _place_one(
             key=lambda load: (
                 racks.get(load.broker.rack, 0),
                 load.replicas,
-                followers_of.get((leader_id, load.broker.broker_id), 0),
+                successions.get((leader_id, load.broker.broker_id), 0),
                 load.broker.replicas_elsewhere,
                 load.tie_break,
             ),

@@ -1,0 +1,280 @@
+"""Life of this broker in the cluster: registration, the session with the active controller, controlled shutdown.
+
+The session is one stream: heartbeats out, committed metadata in. When it breaks, or goes silent for a session timeout,
+the broker looks for the active controller at once and goes on from its own position. `StaleBrokerEpoch` means that the
+registration is not the current one: it registers again. Two refusals end the broker: another live process under its
+id (after some seconds of patience, since its own predecessor may still count as alive), and another cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+
+from logcluster.broker.controller_client import ControllerClient
+from logcluster.broker.metadata_loader import MetadataLoader
+from logcluster.model.errors import (
+    Disconnected,
+    DuplicateBrokerRegistration,
+    InconsistentClusterId,
+    LogClusterError,
+    RequestTimedOut,
+    StaleBrokerEpoch,
+)
+from logcluster.model.invariants import InvariantViolation
+from logcluster.runtime.clock import Clock
+from logcluster.runtime.scope import TaskScope
+from logcluster.wire.gen.logcluster.internal.v1 import controller_pb2, controller_pb2_grpc
+from logcluster.wire.status import error_from_rpc
+
+logger = logging.getLogger("logcluster.lifecycle")
+
+RECONNECT_PAUSE_MS: Final = 20
+REGISTER_PAUSE_MS: Final = 100
+DUPLICATE_PATIENCE_MS: Final = 6_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerIdentity:
+    """Who this broker is and where it listens; `incarnation_id` is random per process."""
+
+    cluster_id: str
+    broker_id: int
+    incarnation_id: bytes
+    directory_id: bytes
+    host: str
+    grpc_port: int
+    lane_port: int
+    http_port: int
+    rack: str = ""
+
+
+class BrokerLifecycle:
+    """See the top of the file. `async with` runs it; leaving the block ends the session without a controlled shutdown.
+
+    Args:
+        previous_broker_epoch: from the clean-shutdown marker; None after an unclean stop.
+        on_fatal: told when this broker can never be a member, or cannot go on; the node should stop.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: BrokerIdentity,
+        previous_broker_epoch: int | None,
+        client: ControllerClient,
+        loader: MetadataLoader,
+        clock: Clock,
+        on_fatal: Callable[[BaseException], None],
+        heartbeat_interval_ms: int = 200,
+        session_timeout_ms: int = 1_500,
+    ) -> None:
+        self.broker_epoch: int | None = None
+        """Of the current registration; None until registered."""
+        self.is_fenced = True
+        """As the controller last said."""
+        self.is_connected = False
+        """Is there a session with an active controller?"""
+        self._identity = identity
+        self._previous_broker_epoch = previous_broker_epoch
+        self._client = client
+        self._loader = loader
+        self._clock = clock
+        self._on_fatal = on_fatal
+        self._heartbeat_interval_ms = heartbeat_interval_ms
+        self._session_timeout_ms = session_timeout_ms
+        self._is_log_directory_failed = False
+        self._wants_shutdown = False
+        self._may_shut_down = asyncio.Event()
+        self._active = asyncio.Event()
+        self._heartbeat_now = asyncio.Event()
+        self._sequence = 0
+        self._scope = TaskScope("lifecycle", on_fault=lambda _, error: on_fatal(error))
+
+    async def __aenter__(self) -> BrokerLifecycle:
+        self._scope.spawn(self._run(), name="session")
+        return self
+
+    async def __aexit__(self, *details: object) -> None:
+        await self._scope.close()
+
+    @property
+    def is_shutting_down(self) -> bool:
+        """Has a controlled shutdown begun?"""
+        return self._wants_shutdown
+
+    async def wait_active(self, *, timeout_ms: int) -> bool:
+        """Wait until the broker is registered and unfenced; False when that did not happen in time."""
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                await self._active.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def shut_down(self, *, timeout_ms: int) -> bool:
+        """Give away leaderships and leave all in-sync replicas.
+
+        Returns whether the controller let the broker go in time; otherwise it may stop all the same, and others
+        find out by themselves. Cancellation: the shutdown goes on at the controller.
+        """
+        self._wants_shutdown = True
+        self._heartbeat_now.set()
+        if self.broker_epoch is None:
+            return True
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                await self._may_shut_down.wait()
+        except TimeoutError:
+            logger.warning("the controller did not confirm the shutdown within %d ms", timeout_ms)
+            return False
+        return True
+
+    def report_log_directory_failure(self) -> None:
+        """Tell the controller that this broker can hold nothing any more."""
+        self._is_log_directory_failed = True
+        self._heartbeat_now.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                if self.broker_epoch is None:
+                    await self._register()
+                    if self.broker_epoch is None:
+                        return
+                await self._session()
+            except StaleBrokerEpoch as error:
+                logger.warning("registering again: %s", error)
+                self._previous_broker_epoch = self.broker_epoch or self._previous_broker_epoch
+                self.broker_epoch = None
+                self._client.broker_epoch = None
+                self._set_fenced(True)
+            except LogClusterError as error:
+                logger.info("the session ended: %s", error)
+                self._client.note_failure(error)
+            finally:
+                self.is_connected = False
+            await self._clock.sleep_ms(RECONNECT_PAUSE_MS)
+
+    async def _register(self) -> None:
+        """Register, however long it takes; leaves `broker_epoch` None when it can never be."""
+        request = self._registration()
+        give_up_ms: int | None = None
+        while True:
+            try:
+                self.broker_epoch = await self._client.register(request)
+            except InconsistentClusterId as error:
+                self._on_fatal(error)
+                return
+            except DuplicateBrokerRegistration as error:
+                now_ms = self._clock.monotonic_ms()
+                give_up_ms = now_ms + DUPLICATE_PATIENCE_MS if give_up_ms is None else give_up_ms
+                if now_ms >= give_up_ms:
+                    self._on_fatal(error)
+                    return
+                logger.info("waiting for the session of an earlier process: %s", error)
+            except LogClusterError as error:
+                give_up_ms = None
+                logger.warning("cannot register yet: %s", error)
+            else:
+                self._client.broker_epoch = self.broker_epoch
+                logger.info("registered as broker %d, epoch %d", self._identity.broker_id, self.broker_epoch)
+                return
+            await self._clock.sleep_ms(REGISTER_PAUSE_MS)
+
+    def _registration(self) -> controller_pb2.RegisterBrokerRequest:
+        identity = self._identity
+        return controller_pb2.RegisterBrokerRequest(
+            cluster_id=identity.cluster_id,
+            broker_id=identity.broker_id,
+            incarnation_id=identity.incarnation_id,
+            directory_id=identity.directory_id,
+            host=identity.host,
+            grpc_port=identity.grpc_port,
+            lane_port=identity.lane_port,
+            http_port=identity.http_port,
+            rack=identity.rack,
+            previous_broker_epoch=self._previous_broker_epoch,
+        )
+
+    async def _session(self) -> None:
+        """Hold one session until it breaks; always raises."""
+        channel = await self._client.find()
+        if channel is None:
+            raise Disconnected("there is no active controller")
+        stub: controller_pb2_grpc.ControllerServiceAsyncStub = controller_pb2_grpc.ControllerServiceStub(channel)
+        call = stub.BrokerSession(self._heartbeats())
+        try:
+            async with asyncio.timeout(None) as silence:
+                self._expect_answer(silence)
+                async for message in call:
+                    self._expect_answer(silence)
+                    self._take(message)
+        except grpc.aio.AioRpcError as failure:
+            raise error_from_rpc(failure) from failure
+        except TimeoutError as error:
+            raise RequestTimedOut(f"the controller was silent for {self._session_timeout_ms} ms") from error
+        finally:
+            call.cancel()
+        raise Disconnected("the controller ended the session")
+
+    def _expect_answer(self, silence: asyncio.Timeout) -> None:
+        silence.reschedule(asyncio.get_running_loop().time() + self._session_timeout_ms / 1000)
+
+    def _take(self, message: controller_pb2.BrokerSessionResponse) -> None:
+        self.is_connected = True
+        before = self._loader.image.offset
+        try:
+            if message.HasField("snapshot"):
+                self._loader.load_snapshot(message.snapshot)
+            if message.entries:
+                self._loader.apply_entries(message.entries)
+        except LogClusterError as error:
+            # Trying again would not help: the fault handler stops the node.
+            raise InvariantViolation("committed metadata can be applied", cause=repr(error)) from error
+        self._set_fenced(message.is_fenced)
+        if message.may_shut_down:
+            self._may_shut_down.set()
+        if self._loader.image.offset != before and self._is_position_awaited():
+            self._heartbeat_now.set()
+
+    def _is_position_awaited(self) -> bool:
+        """Does somebody wait for this broker's progress? It, to be unfenced, or another, to be let go."""
+        return self.is_fenced or any(
+            broker.in_controlled_shutdown and not broker.is_fenced for broker in self._loader.image.brokers.values()
+        )
+
+    def _set_fenced(self, is_fenced: bool) -> None:
+        if is_fenced != self.is_fenced:
+            logger.info("broker %d is %s", self._identity.broker_id, "fenced" if is_fenced else "active")
+        self.is_fenced = is_fenced
+        if is_fenced:
+            self._active.clear()
+        else:
+            self._active.set()
+
+    async def _heartbeats(self) -> AsyncIterator[controller_pb2.BrokerSessionRequest]:
+        """One heartbeat now, then at every interval, or sooner when there is something to say."""
+        while self.broker_epoch is not None:
+            self._heartbeat_now.clear()
+            self._sequence += 1
+            image = self._loader.image
+            yield controller_pb2.BrokerSessionRequest(
+                broker_id=self._identity.broker_id,
+                broker_epoch=self.broker_epoch,
+                metadata_offset=image.offset,
+                metadata_term=image.term,
+                want_shutdown=self._wants_shutdown,
+                log_directory_failed=self._is_log_directory_failed,
+                sequence=self._sequence,
+            )
+            try:
+                async with asyncio.timeout(self._heartbeat_interval_ms / 1000):
+                    await self._heartbeat_now.wait()
+            except TimeoutError:
+                continue
