@@ -248,21 +248,24 @@ class PartitionLog(ReadableLog):
         if offset < self.log_start_offset:
             self.truncate_fully_and_start_at(offset)
             return self.log_end_offset
-        self._before_truncation(self, offset)
+        try:
+            index = segment_for(self._segments, offset)
+            position, base_offset = self._segments[index].find_batch(offset)
+        except OSError as error:
+            raise self._disk_failed(error) from error
+        end = min(offset, base_offset)
+        self._before_truncation(self, end)
         self._begin_cut()
         try:
-            self._cut(offset)
+            self._cut(index, position, end)
         except OSError as error:
             raise self._disk_failed(error) from error
         finally:
             self._file_generation += 1
         return self.log_end_offset
 
-    def _cut(self, offset: int) -> None:
-        index = segment_for(self._segments, offset)
+    def _cut(self, index: int, position: int, end: int) -> None:
         target = self._segments[index]
-        position, base_offset = target.find_batch(offset)
-        end = min(offset, base_offset)
         self._remove_segments(self._segments[index + 1 :])
         in_flight = () if self._in_flight is None else self._in_flight.segments
         for segment in self._segments[:index]:

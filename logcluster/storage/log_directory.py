@@ -15,6 +15,24 @@ from logcluster.storage.checkpoints import (
 from logcluster.storage.filesystem import DirectoryLock, Filesystem, join
 
 
+def make_log_directory(filesystem: Filesystem, directory: str) -> None:
+    """Create the directory and those above it, durably; one that has an identity is left as it is.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    if filesystem.exists(join(directory, IDENTITY_FILE)):
+        return
+    filesystem.make_dir(directory)
+    parent = directory.rstrip("/")
+    while parent not in {"", "."}:
+        parent = parent.rpartition("/")[0]
+        try:
+            filesystem.sync_dir(parent or ("/" if directory.startswith("/") else "."))
+        except PermissionError:
+            return  # nothing above could have been created by this process
+
+
 def lock_directory(filesystem: Filesystem, directory: str) -> DirectoryLock:
     """Take the directory for this process.
 

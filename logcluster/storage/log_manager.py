@@ -37,7 +37,7 @@ from logcluster.storage.checkpoints import (
 from logcluster.storage.filesystem import DirectoryLock, Filesystem, join
 from logcluster.storage.log import PartitionLog
 from logcluster.storage.log_config import LogConfig
-from logcluster.storage.log_directory import identify_directory, lock_directory
+from logcluster.storage.log_directory import identify_directory, lock_directory, make_log_directory
 from logcluster.storage.log_state import LogState, storage_failure
 from logcluster.storage.recovery import RecoveryContext
 from logcluster.storage.tail_cache import TailCache
@@ -145,7 +145,7 @@ class LogManager:
         """
         lock: DirectoryLock | None = None
         try:
-            filesystem.make_dir(directory)
+            make_log_directory(filesystem, directory)
             lock = lock_directory(filesystem, directory)
             identity = identify_directory(filesystem, directory, cluster_id, node_id, new_directory_id)
             manager = cls(
