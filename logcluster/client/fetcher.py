@@ -1,0 +1,344 @@
+"""Fetches ahead of the user within a byte budget: one request per leader, for all its partitions that want data.
+
+`pump` launches requests; an answer becomes chunks in the order it names the partitions, and pumps again, so the next
+request is on its way while the user works through the last answer. Errors that pass are retried here with a fresh
+leader; others take the records' place in the queue, so that the user meets them in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal
+
+from logcluster.client.chunk import Chunk
+from logcluster.client.connections import call
+from logcluster.client.context import Context
+from logcluster.client.offsets import isolation_to_wire, look_up_offsets
+from logcluster.client.records import Timestamp, normalize_point
+from logcluster.client.subscription import PartitionState, Subscription
+from logcluster.model.errors import LogClusterError, OffsetOutOfRange, UnknownTopicOrPartition
+from logcluster.model.ids import TopicPartition
+from logcluster.runtime.scope import TaskScope
+from logcluster.wire.gen.logcluster.v1 import data_pb2
+from logcluster.wire.status import error_from_detail
+
+logger = logging.getLogger("logcluster.client")
+
+FETCHES_PER_BROKER_MAX = 3
+"""More than one only after seeks and resumes, which need not wait for a long poll to end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchOptions:
+    """How a consumer fetches; see `Client.consumer`."""
+
+    max_wait_ms: int
+    min_bytes: int
+    fetch_size_bytes_max: int
+    partition_size_bytes_max: int
+    buffer_size_bytes: int
+    isolation: str
+    on_out_of_range: Literal["earliest", "latest", "error"]
+    rack: str
+    grace_ms: int
+    """Beyond `max_wait_ms`: an answer later than this is not waited for, because the broker may be gone."""
+
+
+class Fetcher:
+    """The fetches of one consumer."""
+
+    def __init__(
+        self, subscription: Subscription, *, context: Context, scope: TaskScope, options: FetchOptions
+    ) -> None:
+        self._subscription = subscription
+        self._context = context
+        self._connections = context.connections
+        self._metadata = context.metadata
+        self._clock = context.clock
+        self._generator = context.generator
+        self._policy = context.policy
+        self._scope = scope
+        self._options = options
+        self._loop = asyncio.get_running_loop()
+        self._chunks: deque[Chunk] = deque()
+        self._buffered_size_bytes = 0
+        self._fetches: dict[int, int] = {}
+        self._waiters: list[asyncio.Future[None]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_looking_up = False
+        self._is_pump_due = False
+        self._is_closed = False
+        self._metadata.listen(self.pump)
+
+    def close(self) -> None:
+        """Fetch no more; the scope ends what is on its way."""
+        self._is_closed = True
+        self._metadata.unlisten(self.pump)
+        if self._timer is not None:
+            self._timer.cancel()
+        self.tell()
+
+    # For the consumer.
+
+    def take(self) -> Chunk | None:
+        """The next chunk that still counts; its bytes are free for other fetches from now on."""
+        while self._chunks:
+            chunk = self._chunks.popleft()
+            self._buffered_size_bytes -= chunk.size_bytes
+            if not chunk.is_current:
+                continue
+            chunk.state.buffered_size_bytes -= chunk.size_bytes
+            self._pump_soon()
+            return chunk
+        return None
+
+    async def wait(self) -> None:
+        """Wait until there may be something to take, or everything has ended. Cancellation: atomic."""
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def tell(self) -> None:
+        """Wake whoever waits."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _pump_soon(self) -> None:
+        if not self._is_pump_due:
+            self._is_pump_due = True
+            self._loop.call_soon(self.pump)
+
+    def pump(self) -> None:
+        """Launch what fetches the budget and the partitions allow."""
+        self._is_pump_due = False
+        if self._is_closed:
+            return
+        now_ms = self._clock.monotonic_ms()
+        options = self._options
+        is_refresh_needed = False
+        due_ms: int | None = None
+        by_leader: dict[int, list[tuple[PartitionState, int]]] = {}
+        has_unknown = False
+        for state in self._subscription.states:
+            if state.position is None:
+                has_unknown = True
+                continue
+            if now_ms < state.not_before_ms:
+                due_ms = state.not_before_ms if due_ms is None else min(due_ms, state.not_before_ms)
+                continue
+            if not state.wants_data(now_ms, buffered_size_bytes_max=options.partition_size_bytes_max):
+                continue
+            leader = self._metadata.cache.leader(state.topic, state.partition)
+            if leader is None or leader.broker_id is None:
+                is_refresh_needed = True
+                self._back_off(state, now_ms)
+                due_ms = state.not_before_ms if due_ms is None else min(due_ms, state.not_before_ms)
+                continue
+            by_leader.setdefault(leader.broker_id, []).append((state, leader.leader_epoch))
+        for broker_id, states in by_leader.items():
+            if (
+                self._fetches.get(broker_id, 0) < FETCHES_PER_BROKER_MAX
+                and self._buffered_size_bytes < options.buffer_size_bytes
+            ):
+                self._launch(broker_id, states)
+        if has_unknown and not self._is_looking_up:
+            self._is_looking_up = True
+            self._scope.spawn(self._look_up_positions(), name="positions")
+        if due_ms is not None:
+            self._arm(due_ms - now_ms)
+        if is_refresh_needed:
+            self._metadata.request_refresh()
+
+    # Requests.
+
+    def _launch(self, broker_id: int, states: list[tuple[PartitionState, int]]) -> None:
+        options = self._options
+        request = data_pb2.FetchRequest(
+            max_wait_ms=options.max_wait_ms,
+            min_bytes=options.min_bytes,
+            max_bytes=min(options.fetch_size_bytes_max, options.buffer_size_bytes),
+            isolation=isolation_to_wire(options.isolation),
+            format=data_pb2.FETCH_FORMAT_BATCHES,
+            rack_id=options.rack,
+        )
+        asked: dict[TopicPartition, tuple[PartitionState, int]] = {}
+        # Whoever is first gets the most of `max_bytes`, so everybody is first in turn.
+        first = self._generator.randrange(len(states))
+        for state, leader_epoch in states[first:] + states[:first]:
+            item = request.partitions.add(
+                topic=state.topic,
+                partition=state.partition,
+                fetch_offset=state.fetch_offset,
+                leader_epoch=leader_epoch,
+                max_bytes=options.partition_size_bytes_max,
+            )
+            if state.last_epoch is not None:
+                item.last_fetched_epoch = state.last_epoch
+            state.is_fetching = True
+            asked[state.name] = (state, state.generation)
+        self._fetches[broker_id] = self._fetches.get(broker_id, 0) + 1
+        self._scope.spawn(self._fetch(broker_id, request, asked), name=f"fetch-{broker_id}")
+
+    async def _fetch(
+        self, broker_id: int, request: data_pb2.FetchRequest, asked: dict[TopicPartition, tuple[PartitionState, int]]
+    ) -> None:
+        error: LogClusterError | None = None
+        response = data_pb2.FetchResponse()
+        try:
+            stub = self._connections.stubs(broker_id).data
+            timeout_ms = self._options.max_wait_ms + self._options.grace_ms
+            response = await call(stub.Fetch, request, timeout_ms=timeout_ms)
+        except LogClusterError as raised:
+            error = raised
+        finally:
+            self._fetches[broker_id] -= 1
+            for state, generation in asked.values():
+                if state.generation == generation:
+                    state.is_fetching = False
+        if error is not None:
+            self._connections.note_failure(broker_id)
+            for state, generation in asked.values():
+                if state.generation == generation:
+                    self._failed(state, error)
+        for answer in response.partitions:
+            known = asked.get(TopicPartition(answer.topic, answer.partition))
+            if known is not None and known[0].generation == known[1]:
+                self._answered(known[0], answer)
+        self.pump()
+        self.tell()
+
+    def _answered(self, state: PartitionState, answer: data_pb2.PartitionFetch) -> None:
+        if answer.HasField("error") and answer.error.code:
+            if answer.HasField("leader"):
+                self._metadata.cache.note_leader(
+                    state.topic,
+                    state.partition,
+                    leader_id=answer.leader.leader_id,
+                    leader_epoch=answer.leader.leader_epoch,
+                )
+            state.log_start_offset = answer.log_start_offset
+            self._failed(state, error_from_detail(answer.error))
+            return
+        if answer.HasField("diverging_epoch"):
+            # Only after an unclean election: what was read from here on is not in the log any more.
+            offset = min(state.fetch_offset, answer.diverging_epoch.end_offset)
+            logger.warning("%s was cut to offset %d; reading on from there", state.name, offset)
+            state.move(offset)
+            return
+        state.high_watermark = answer.high_watermark
+        state.log_start_offset = answer.log_start_offset
+        aborted = None
+        if self._options.isolation == "read_committed":
+            aborted = [(item.producer_id, item.first_offset) for item in answer.aborted_transactions]
+        try:
+            chunk = Chunk(state, answer.batches, next_offset=answer.next_offset, aborted=aborted)
+        except LogClusterError as error:
+            self._failed(state, error)
+            return
+        if chunk.next_offset <= state.fetch_offset and not chunk.size_bytes:
+            state.attempts = 0
+            return
+        self._keep(chunk)
+
+    def _keep(self, chunk: Chunk) -> None:
+        chunk.state.fetched(next_offset=chunk.next_offset, last_epoch=chunk.last_epoch, size_bytes=chunk.size_bytes)
+        self._buffered_size_bytes += chunk.size_bytes
+        self._chunks.append(chunk)
+
+    # Failures.
+
+    def _failed(self, state: PartitionState, error: LogClusterError) -> None:
+        now_ms = self._clock.monotonic_ms()
+        self._back_off(state, now_ms)
+        if isinstance(error, OffsetOutOfRange) and self._resets(state):
+            return
+        is_retried = error.retriable
+        if isinstance(error, UnknownTopicOrPartition):
+            state.unknown_since_ms = state.unknown_since_ms or now_ms
+            is_retried = now_ms - state.unknown_since_ms < self._context.options.topic_wait_ms
+        if is_retried:
+            self._metadata.request_refresh()
+            return
+        error.facts = {**error.facts, "topic": state.topic, "partition": state.partition}
+        state.not_before_ms = 1 << 62  # until the user seeks
+        self._chunks.append(Chunk(state, b"", next_offset=0, error=error))
+
+    def _resets(self, state: PartitionState) -> bool:
+        """The position is outside of the log: whether to look up another one.
+
+        A partition of which nothing was read yet may lose its beginning to retention between look-up and fetch.
+        """
+        policy = self._options.on_out_of_range
+        is_untouched = state.last_epoch is None and normalize_point(state.start) in {"earliest", "latest"}
+        if policy == "error" and not is_untouched:
+            return False
+        if policy != "error":
+            logger.warning("offset %d of %s is not in the log; going to %s", state.fetch_offset, state.name, policy)
+            state.start = policy
+        state.forget_fetched()
+        state.position = None
+        return True
+
+    def _back_off(self, state: PartitionState, now_ms: int) -> None:
+        state.attempts += 1
+        state.not_before_ms = now_ms + self._policy.delay_ms(state.attempts, self._generator)
+
+    def _arm(self, delay_ms: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if delay_ms < 1 << 40:
+            self._timer = self._loop.call_later(max(1, delay_ms) / 1000, self.pump)
+
+    # Positions.
+
+    async def _look_up_positions(self) -> None:
+        """Find where partitions begin that were added or reset while reading."""
+        try:
+            while not self._is_closed:
+                states = [state for state in self._subscription.states if state.position is None]
+                if not states:
+                    return
+                try:
+                    await self.resolve(states, timeout_ms=5_000)
+                except LogClusterError as error:
+                    if not error.retriable:
+                        for state in states:
+                            state.move(0)
+                            self._failed(state, error)
+                        return
+                    await self._clock.sleep_ms(self._policy.backoff_ms_max)
+        finally:
+            self._is_looking_up = False
+            self.pump()
+            self.tell()
+
+    async def resolve(self, states: list[PartitionState], *, timeout_ms: int) -> None:
+        """Give each state its first position, from its `start`; one attempt.
+
+        Raises:
+            LogClusterError: a leader could not be asked.
+        """
+        points = {state.name: normalize_point(state.start) for state in states}
+        found: dict[TopicPartition, int] = {
+            name: int(point)
+            for name, point in points.items()
+            if isinstance(point, int) and not isinstance(point, Timestamp)
+        }
+        queries = {
+            name: point for name, point in points.items() if isinstance(point, Timestamp) or not isinstance(point, int)
+        }
+        if queries:
+            found |= await look_up_offsets(
+                queries,
+                context=self._context,
+                isolation=self._options.isolation,
+                timeout_ms=timeout_ms,
+            )
+        for state in states:
+            if state.position is None:
+                state.move(found[state.name])

@@ -1,0 +1,76 @@
+"""When to try again: jittered exponential back-off within a deadline, governed by the error's own flags.
+
+One policy for producer, consumer and admin calls. Times are in milliseconds of the monotonic clock.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from logcluster.model.errors import LogClusterError
+from logcluster.runtime.clock import Clock
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """Back-off between attempts; short, because a new leader is usually elected within a few hundred ms."""
+
+    backoff_ms: int = 20
+    backoff_ms_max: int = 100
+
+    def delay_ms(self, attempt: int, generator: random.Random) -> int:
+        """Time to wait after failed attempt number `attempt`, counted from 1; jittered between half and full."""
+        full = min(self.backoff_ms_max, self.backoff_ms << min(max(attempt, 1) - 1, 16))
+        return max(1, full // 2 + generator.randrange(full - full // 2 + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed attempt, as told to the caller of `retry`."""
+
+    error: LogClusterError
+    attempt: int
+    is_outcome_unknown: bool
+    """Some attempt so far, this one or an earlier one, may have been applied."""
+
+
+async def retry(
+    call: Callable[[int], Awaitable[Result]],
+    *,
+    clock: Clock,
+    generator: random.Random,
+    policy: RetryPolicy,
+    timeout_ms: int,
+    on_failure: Callable[[Failure], None] | None = None,
+    is_worth_it: Callable[[LogClusterError], bool] = lambda error: error.retriable,
+) -> Result:
+    """Call until it succeeds, `is_worth_it` says no, or `timeout_ms` is over.
+
+    Args:
+        call: one attempt, given the time that is left in ms; must be idempotent.
+        on_failure: told of every failed attempt, before the wait.
+
+    Raises:
+        LogClusterError: what the last attempt raised.
+    Cancellation: an attempt may have been applied.
+    """
+    deadline_ms = clock.monotonic_ms() + timeout_ms
+    attempt = 0
+    is_outcome_unknown = False
+    while True:
+        attempt += 1
+        try:
+            return await call(max(1, deadline_ms - clock.monotonic_ms()))
+        except LogClusterError as error:
+            is_outcome_unknown = is_outcome_unknown or not error.definite
+            if on_failure is not None:
+                on_failure(Failure(error, attempt, is_outcome_unknown))
+            delay_ms = policy.delay_ms(attempt, generator)
+            if not is_worth_it(error) or clock.monotonic_ms() + delay_ms >= deadline_ms:
+                raise
+        await clock.sleep_ms(delay_ms)
