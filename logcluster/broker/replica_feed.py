@@ -167,11 +167,10 @@ class ReplicaFeed:
             self._answer(pb.PartitionData(handle=handle, diverging_epoch=point))
             return
         if not log.log_start_offset <= fetch_offset <= log.log_end_offset:
-            error = error_detail(OffsetOutOfRange(fetch_offset=fetch_offset))
             self._answer(
                 pb.PartitionData(
                     handle=handle,
-                    error=error,
+                    error=error_detail(OffsetOutOfRange(fetch_offset=fetch_offset)),
                     log_start_offset=log.log_start_offset,
                     log_end_offset=log.log_end_offset,
                 )

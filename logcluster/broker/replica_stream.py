@@ -1,8 +1,8 @@
 """Follower side of replication: one stream to one leader broker, for all partitions it leads and this broker follows.
 
-The follower states its position, takes what the leader sends, checks every checksum, appends, and reports: its log end at
-once with `flush.mode=async`, the flushed offset as soon as the flusher moved it with `sync`. Reports of one loop turn go
-out together. A divergence or a range error ends a subscription on the leader's side; the log is cut as
+The follower states its position, takes what the leader sends, checks every checksum, appends, and reports: its log end
+at once with `flush.mode=async`, the flushed offset as soon as the flusher moved it with `sync`. Reports of one loop
+turn go out together. A divergence or a range error ends a subscription on the leader's side; the log is cut as
 `core.replication.follower` says, and the partition subscribes again under a new handle.
 
 Invariants: nothing is appended that does not continue the log or fails its checksum (P8); what arrives for an ended
@@ -37,6 +37,8 @@ CREDIT_BYTES: Final = 16 * MIB
 """What the leader may have on the way to this broker; must exceed the largest batch."""
 RECONNECT_MS_MAX: Final = 500
 RESUBSCRIBE_MS: Final = 50
+STREAM_MS_MIN: Final = 100
+"""A stream that ends earlier counts as a failed attempt."""
 
 ReplicateCall = grpc.aio.StreamStreamCall[pb.ReplicateRequest, pb.ReplicateResponse]
 
@@ -95,6 +97,7 @@ class ReplicaStream:
         self._to_report: dict[_Subscription, None] = {}
         self._credit_to_give = 0
         self._call: ReplicateCall | None = None
+        self._leader_broker_epoch: int | None = None
         self._is_writing = False
         self._waiter: asyncio.Future[None] | None = None
         self._retry_timers: dict[Partition, asyncio.TimerHandle] = {}
@@ -130,11 +133,10 @@ class ReplicaStream:
             self._to_report[subscription] = None
             self._wake()
 
-    def reconnect(self) -> None:
-        """The leader broker registered anew: give the old connection up."""
-        if self._call is not None:
+    def on_leader_registration(self, broker_epoch: int | None) -> None:
+        """The leader's registration changed: a connection to an earlier process is given up."""
+        if self._call is not None and broker_epoch != self._leader_broker_epoch:
             self._call.cancel()
-        self._wake()
 
     def _drop_subscription(self, partition: Partition) -> None:
         timer = self._retry_timers.pop(partition, None)
@@ -162,7 +164,8 @@ class ReplicaStream:
                 if not self._partitions:
                     await self._wait()
                     continue
-                if await self._run_once():
+                started_ms = self._clock.monotonic_ms()
+                if await self._run_once() and self._clock.monotonic_ms() - started_ms >= STREAM_MS_MIN:
                     failures = 0
                 delay_ms = 0 if failures == 0 else min(RECONNECT_MS_MAX, 10 << min(failures, 10))
                 failures += 1
@@ -183,12 +186,13 @@ class ReplicaStream:
         call: ReplicateCall = stub.Replicate()
         self._call = call
         has_answered = False
+        self._leader_broker_epoch = identity.known_broker_epoch(self.leader_id)
         hello = pb.ReplicaHello(
             cluster_id=identity.cluster_id,
             broker_id=identity.broker_id,
             broker_epoch=broker_epoch,
             leader_id=self.leader_id,
-            leader_broker_epoch=identity.known_broker_epoch(self.leader_id) or 0,
+            leader_broker_epoch=self._leader_broker_epoch or 0,
         )
         writer: asyncio.Task[None] | None = None
         try:

@@ -305,6 +305,15 @@ class LeaderState:
             return self._begin(ProposalKind.RECOVERED, self.in_sync_replicas)
         return None
 
+    def wants_change(self, now_ms: int) -> bool:
+        """Whether `propose` may find something to change; cheap, for the periodic check of all led partitions."""
+        if self._pending is not None:
+            return False
+        for remote in self._in_sync_remotes:
+            if not self._is_in_time(remote, now_ms):
+                return True
+        return self.is_recovering or self.has_newcomer()
+
     def has_newcomer(self) -> bool:
         """Whether `propose` would expand now; asked after each report of an outsider."""
         return self._pending is None and any(self._may_join(remote) for remote in self._outsiders)

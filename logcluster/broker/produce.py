@@ -1,0 +1,150 @@
+"""The produce path: check the batch, append it on the led partition, wait for the replicas as `acks` asks.
+
+Everything between looking at a partition and appending is synchronous, so requests of one connection are appended in
+the order they came. Batches stay opaque bytes; typed records are packed into one here. An error speaks for its
+partition only. What was appended is never refused definitely (P9).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol
+
+from logcluster.broker.partition import Appended, Partition
+from logcluster.model.errors import (
+    InvalidRequest,
+    InvalidRequiredAcks,
+    LogClusterError,
+    MessageTooLarge,
+    UnsupportedVersion,
+)
+from logcluster.model.limits import DEADLINE_MS_MAX, REQUEST_DEADLINE_MS_DEFAULT
+from logcluster.record.batch import validate_batch, validate_records
+from logcluster.record.builder import build_batch
+from logcluster.record.compression import Compression
+from logcluster.runtime.clock import Clock
+from logcluster.wire.gen.logcluster.v1 import data_pb2 as pb
+from logcluster.wire.gen.logcluster.v1 import record_pb2
+from logcluster.wire.status import error_detail
+
+_ACKS_ALL: Final = (pb.ACKS_UNSPECIFIED, pb.ACKS_ALL)
+_ACKS_KNOWN: Final = (pb.ACKS_UNSPECIFIED, pb.ACKS_NONE, pb.ACKS_LEADER, pb.ACKS_ALL)
+_COMPRESSION_OF_PACKED: Final = {
+    "producer": Compression.ZSTD,
+    "none": Compression.NONE,
+    "gzip": Compression.GZIP,
+    "snappy": Compression.SNAPPY,
+    "lz4": Compression.LZ4,
+    "zstd": Compression.ZSTD,
+}
+
+
+class PartitionFinder(Protocol):
+    """Where hosted partitions are found."""
+
+    def partition(self, topic: str, index: int) -> Partition:
+        """Raises UnknownTopicOrPartition, NotLeaderOrFollower."""
+        ...
+
+
+class ProduceHandler:
+    """Serves produce requests.
+
+    Args:
+        deep_check: walk every record of each batch, not only its header and checksum.
+    """
+
+    def __init__(self, partitions: PartitionFinder, *, clock: Clock, deep_check: bool = True) -> None:
+        self._partitions = partitions
+        self._clock = clock
+        self._deep_check = deep_check
+
+    async def produce(self, request: pb.ProduceRequest) -> pb.ProduceResponse:
+        """Append and wait; one answer per partition, in the order of the request.
+
+        Raises:
+            InvalidRequiredAcks: the acks value is unknown; nothing was done.
+        Cancellation: what was appended stays.
+        """
+        acks = request.acks
+        if acks not in _ACKS_KNOWN:
+            raise InvalidRequiredAcks(acks=acks)
+        acks_all = acks in _ACKS_ALL
+        response = pb.ProduceResponse()
+        deadline_ms = -1
+        waiting: list[tuple[pb.PartitionAck, asyncio.Future[None]]] = []
+        for item in request.partitions:
+            ack = response.partitions.add(topic=item.topic, partition=item.partition)
+            try:
+                partition, appended = self._append(item, acks_all=acks_all)
+            except LogClusterError as error:
+                set_error(ack, error)
+                continue
+            ack.base_offset = appended.base_offset
+            ack.log_append_time_ms = appended.log_append_time_ms
+            ack.log_start_offset = partition.log.log_start_offset
+            if acks_all:
+                if deadline_ms < 0:
+                    timeout_ms = min(request.timeout_ms or REQUEST_DEADLINE_MS_DEFAULT, DEADLINE_MS_MAX)
+                    deadline_ms = self._clock.monotonic_ms() + timeout_ms
+                future = partition.wait_committed(appended.next_offset, deadline_ms)
+                if future is not None:
+                    waiting.append((ack, future))
+        for ack, future in waiting:
+            try:
+                await future
+            except LogClusterError as error:
+                set_error(ack, error)
+        return response
+
+    def _append(self, item: pb.PartitionProduce, *, acks_all: bool) -> tuple[Partition, Appended]:
+        partition = self._partitions.partition(item.topic, item.partition)
+        if partition.leader is None or item.HasField("leader_epoch"):
+            partition.require_leader(item.leader_epoch if item.HasField("leader_epoch") else None)
+        batch = item.batch or self._pack(item, partition)
+        header = validate_batch(batch, size_bytes_max=partition.config.max_message_bytes)
+        if header.is_transactional:
+            raise UnsupportedVersion("transactions are not supported yet")
+        if self._deep_check:
+            validate_records(batch, header)
+        return partition, partition.append_as_leader(batch, header, acks_all=acks_all)
+
+    def _pack(self, item: pb.PartitionProduce, partition: Partition) -> bytes:
+        """Make a batch of typed records.
+
+        Raises:
+            InvalidRequest: there is nothing to append.
+            MessageTooLarge, InvalidRecord, InvalidTimestamp: see `build_batch`.
+        """
+        records = item.records.records
+        if not records:
+            raise InvalidRequest("a produce request carries a batch or at least one record")
+        size_bytes_max = partition.config.max_message_bytes
+        batch = build_batch(
+            [_typed_record(record, now_ms=self._clock.now_ms()) for record in records],
+            compression=_COMPRESSION_OF_PACKED[partition.config.compression_type],
+        )
+        if len(batch) > size_bytes_max:
+            raise MessageTooLarge(size_bytes=len(batch), size_bytes_max=size_bytes_max)
+        return batch
+
+
+def _typed_record(
+    record: record_pb2.Record, *, now_ms: int
+) -> tuple[int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]:
+    return (
+        record.timestamp_ms if record.HasField("timestamp_ms") else now_ms,
+        record.key if record.HasField("key") else None,
+        record.value if record.HasField("value") else None,
+        [(header.key, header.value if header.HasField("value") else None) for header in record.headers],
+    )
+
+
+def set_error(answer: pb.PartitionAck | pb.PartitionFetch | pb.PartitionOffset, error: LogClusterError) -> None:
+    """Put an error, and who leads as far as the error knows, into a partition's answer."""
+    answer.error.CopyFrom(error_detail(error))
+    leader_id = error.facts.get("leader_id")
+    leader_epoch = error.facts.get("leader_epoch")
+    if isinstance(leader_id, int) and isinstance(leader_epoch, int):
+        answer.leader.leader_id = leader_id
+        answer.leader.leader_epoch = leader_epoch
