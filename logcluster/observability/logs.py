@@ -68,3 +68,4 @@ def configure(*, level: str, format_name: str, node_id: int) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(LEVELS[level], logging.WARNING))
+    logging.getLogger("logcluster").setLevel(LEVELS[level])
