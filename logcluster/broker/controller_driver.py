@@ -44,6 +44,8 @@ class MetadataQuorum(Protocol):
     """What this file needs of the Raft driver."""
 
     @property
+    def is_leader(self) -> bool: ...
+    @property
     def leader_id(self) -> int | None: ...
     @property
     def term(self) -> int: ...
@@ -391,6 +393,9 @@ class ControllerDriver:
     async def _tick(self) -> None:
         while True:
             await self._clock.sleep_ms(TICK_INTERVAL_MS)
+            if self._reign is not None and not self._quorum.is_leader:
+                # A quorum driver that stopped on a fault says nothing.
+                self._end_reign()
             if self._reign is not None:
                 self._run_due(self._reign)
 
