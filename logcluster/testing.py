@@ -204,7 +204,8 @@ class SyncCluster:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._runner = asyncio.Runner()
+        # A loop factory of its own keeps the runner from replacing the thread's current event loop.
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
 
     def __enter__(self) -> Self:
         self._run(self._cluster.__aenter__())
@@ -230,6 +231,14 @@ class SyncCluster:
     def broker_ids(self) -> list[int]:
         """Every broker, running or not."""
         return self._cluster.broker_ids
+
+    def node(self, broker_id: int) -> NodePlan:
+        """Addresses and files of one broker."""
+        return self._cluster.node(broker_id)
+
+    def pid(self, broker_id: int) -> int | None:
+        """Process id; None when it does not run."""
+        return self._cluster.pid(broker_id)
 
     def kill(self, broker_id: int) -> None:
         """kill -9."""

@@ -120,6 +120,23 @@ def with_options(
     return settings
 
 
+def new_group(summary: str) -> typer.Typer:
+    """A group of commands; it takes the global options, too, for `logcluster topic -o json ls`."""
+    group = typer.Typer(help=summary, no_args_is_help=True, rich_markup_mode=None)
+
+    @group.callback()
+    def _options(
+        context: typer.Context,
+        bootstrap: BootstrapOption = None,
+        output: OutputOption = None,
+        timeout: TimeoutOption = None,
+    ) -> None:
+        base = context.obj if isinstance(context.obj, Settings) else initial_settings()
+        context.obj = with_options(base, bootstrap=bootstrap, output=output, timeout=timeout)
+
+    return group
+
+
 def check_bootstrap(text: str) -> None:
     """Raises:
     typer.BadParameter: not a list of HOST:PORT.

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from logcluster.cli.command import ExitCode, Settings, command
+from logcluster.cli.command import ExitCode, Settings, command, new_group
 from logcluster.cli.output import done, note, print_json, print_rows, progress
 
 if TYPE_CHECKING:
     from logcluster.devcluster.state import DevCluster
 
-app = typer.Typer(help="A local cluster of real broker processes: no containers, no Java.", no_args_is_help=True)
+app = new_group("A local cluster of real broker processes: no containers, no Java.")
 
 NODES_DEFAULT: Final = 3
 NODES_MAX: Final = 32

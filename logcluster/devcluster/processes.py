@@ -115,3 +115,25 @@ def _stat_fields(pid: int) -> list[str] | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return text.rpartition(")")[2].split()
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessUsage:
+    """What a process has used so far."""
+
+    cpu_ms: int
+    resident_size_bytes: int
+
+
+def usage_of(identity: ProcessIdentity | None) -> ProcessUsage | None:
+    """Processor time and memory of that very process; None when it is gone."""
+    if identity is None or state_of(identity) is ProcessState.STOPPED:
+        return None
+    fields = _stat_fields(identity.pid)
+    if fields is None:
+        return None
+    ticks_per_second = os.sysconf("SC_CLK_TCK")
+    return ProcessUsage(
+        cpu_ms=(int(fields[11]) + int(fields[12])) * 1000 // ticks_per_second,
+        resident_size_bytes=int(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
+    )
