@@ -132,16 +132,17 @@ class RocksKeyValueStore:
         return None if value is None else bytes(value)
 
     def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        options = rocksdict.ReadOptions()
-        options.set_iterate_lower_bound(start)
-        options.set_iterate_upper_bound(end)
-        iterator = self._open_database().iter(options)
+        iterator = self._open_database().iter()
         if reverse:
-            iterator.seek_to_last()
+            iterator.seek_for_prev(end)
         else:
-            iterator.seek_to_first()
+            iterator.seek(start)
         while iterator.valid():
-            yield bytes(iterator.key()), bytes(iterator.value())
+            key = bytes(iterator.key())
+            if (key < start) if reverse else (key >= end):
+                break
+            if key < end:
+                yield key, bytes(iterator.value())
             if reverse:
                 iterator.prev()
             else:

@@ -51,6 +51,10 @@ def start_pre_vote(state: ReplicaState) -> None:
 def start_election(state: ReplicaState, *, leadership_transfer: bool) -> None:
     """Campaign in the next term, voting for itself."""
     state.set_hard_state(term=state.term + 1, voted_for=state.own_id)
+    _campaign(state, leadership_transfer=leadership_transfer)
+
+
+def _campaign(state: ReplicaState, *, leadership_transfer: bool) -> None:
     state.become(
         Candidate(election_deadline_ms=_round_deadline_ms(state), ballot=Ballot(), vote_write_id=state.barrier() or 0)
     )
@@ -217,7 +221,16 @@ def _back_off_deadline_ms(state: ReplicaState) -> int:
 
 
 def arm(state: ReplicaState) -> None:
-    """Set the first election deadline after a start."""
+    """Set the first election deadline after a start: sooner than usual, since a live leader soon shows itself."""
     role = state.role
-    if isinstance(role, Follower | Resigned):
-        role.election_deadline_ms = state.election_deadline_ms()
+    if not isinstance(role, Follower | Resigned):
+        return
+    if isinstance(role, Resigned) and "resigned-restart" in state.config.ablations:
+        _campaign(state, leadership_transfer=False)
+        return
+    deadline_ms = state.election_deadline_ms()
+    if deadline_ms is not None:
+        config = state.config
+        early_ms = state.rng.randint(config.stickiness_ms, config.election_timeout_ms_min)
+        deadline_ms = min(deadline_ms, state.now_ms + early_ms)
+    role.election_deadline_ms = deadline_ms

@@ -67,8 +67,7 @@ class ReplicaState:
 
     def _first_role(self) -> Role:
         voted_for = self.hard_state.voted_for
-        voted_for_itself = voted_for is not None and voted_for.node_id == self.config.node_id
-        if voted_for_itself and "resigned-restart" not in self.config.ablations:
+        if voted_for is not None and voted_for.node_id == self.config.node_id:
             return Resigned(election_deadline_ms=None)
         return Follower(leader_id=None, election_deadline_ms=None)
 
@@ -152,9 +151,8 @@ class ReplicaState:
             old=old.voted_for,
         )
         self.hard_state = HardState(term=term, voted_for=voted_for)
-        if "vote-persistence" not in self.config.ablations:
-            self._hard_state_dirty = True
-            self._dirty = True
+        self._hard_state_dirty = True
+        self._dirty = True
 
     def election_deadline_ms(self) -> int | None:
         """A fresh randomised deadline; None outside the voter set. A sole voter need not wait for anybody."""
@@ -247,10 +245,10 @@ class ReplicaState:
 
     def barrier(self) -> int | None:
         """The write after which everything decided so far is on disk; None if it is already."""
+        if "append-durability" in self.config.ablations and not self._hard_state_dirty:
+            return None
         if self._dirty:
             return self.durability.last_write_id + 1
-        if "append-durability" in self.config.ablations:
-            return None
         return self.durability.last_write_id if self.durability.is_pending else None
 
     def finish_step(self) -> list[Effect]:
@@ -282,7 +280,7 @@ class ReplicaState:
             return None
         persist = Persist(
             write_id=self.durability.issue(last_index=self.log.last_index, now_ms=self.now_ms),
-            hard_state=self.hard_state if self._hard_state_dirty else None,
+            hard_state=self._stored_hard_state() if self._hard_state_dirty else None,
             truncate_from=self._truncate_from,
             base=(self.log.base_index, self.log.base_term) if self._base_dirty else None,
             snapshot=self.snapshot if self._snapshot_dirty else None,
@@ -291,6 +289,11 @@ class ReplicaState:
         self._dirty = self._hard_state_dirty = self._base_dirty = self._snapshot_dirty = False
         self._truncate_from = self._appended_from = None
         return persist
+
+    def _stored_hard_state(self) -> HardState:
+        if "vote-persistence" in self.config.ablations:
+            return HardState(term=self.term)
+        return self.hard_state
 
     def check(self) -> None:
         """Check what must hold between two steps."""

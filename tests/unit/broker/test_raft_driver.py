@@ -23,8 +23,8 @@ from logcluster.core.raft.messages import (
     TimeoutNowResponse,
     Voter,
     VoteRequest,
-    VoterId,
     VoteResponse,
+    VoterId,
 )
 from logcluster.model.errors import (
     Disconnected,
@@ -47,7 +47,7 @@ class Application:
 
     payloads: list[bytes] = field(default_factory=list)
     applied_index: int = 0
-    leadership: Leadership = Leadership(term=0, leader_id=None, is_leader=False)
+    leadership: Leadership | None = None
     restored: list[Snapshot] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
