@@ -112,8 +112,8 @@ class PartitionLog(ReadableLog):
             active.append(data, headers, self.config)
         except OSError as error:
             raise self._disk_failed(error) from error
+        self._tail.append(data, base_offset, expected, previous_end=self.log_end_offset)
         self.log_end_offset = expected
-        self._tail.append(data, base_offset, expected)
 
     def assign_leader_epoch(self, leader_epoch: int) -> None:
         """Note that `leader_epoch` starts at the log end, although nothing is written in it yet."""

@@ -62,12 +62,14 @@ class LogTail:
         self.size_bytes = 0
         self.size_bytes_max = size_bytes_max
 
-    def append(self, data: bytes, base_offset: int, next_offset: int) -> None:
-        """Add what was appended to the log."""
+    def append(self, data: bytes, base_offset: int, next_offset: int, *, previous_end: int) -> None:
+        """Add what was appended to a log that ended at `previous_end`; what does not reach there is forgotten."""
         size_bytes = len(data) + _ENTRY_OVERHEAD_BYTES
         if size_bytes > self.size_bytes_max:
             self.clear()
             return
+        if self._next_offsets and self._next_offsets[-1] != previous_end:
+            self.clear()
         self._bases.append(base_offset)
         self._next_offsets.append(next_offset)
         self._data.append(data)
@@ -106,7 +108,10 @@ class LogTail:
         return LogRead(b"".join(data[index:last]), next_offsets[last - 1], True)
 
     def truncate_to(self, offset: int) -> None:
-        """Forget entries that reach beyond `offset`."""
+        """Forget entries that reach beyond `offset`.
+
+        Of an entry of several batches some may stay in the log; the next append finds that the rest ends too early.
+        """
         while len(self._bases) > self._head and self._next_offsets[-1] > offset:
             size_bytes = len(self._data.pop()) + _ENTRY_OVERHEAD_BYTES
             self._bases.pop()

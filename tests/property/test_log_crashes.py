@@ -91,7 +91,9 @@ class LogUnderPowerLoss(RuleBasedStateMachine):
             self.batches.append((base, after, timestamp + records - 1, batch))
             data += batch
         if not self.epochs or self.epochs[-1][0] != self.epoch:
-            self.epochs.append((self.epoch, self.batches[-count][0]))
+            start = self.batches[-count][0]
+            self.epochs = [entry for entry in self.epochs if entry[1] < start]
+            self.epochs.append((self.epoch, start))
         self.log.append(data)
 
     @rule()
@@ -309,7 +311,7 @@ class LogUnderPowerLoss(RuleBasedStateMachine):
 
 
 LogUnderPowerLoss.TestCase.settings = settings(
-    max_examples=120, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=250, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestLogUnderPowerLoss = pytest.mark.timeout(120)(LogUnderPowerLoss.TestCase)
 

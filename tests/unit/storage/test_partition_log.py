@@ -377,3 +377,14 @@ def test_tail_memory_is_bounded_over_all_logs(storage: Any, batch: Any) -> None:
         assert tail is not None
     assert cache.size_bytes == sum(log._tail.size_bytes for log in logs)
     assert len(cache._order) <= 2 * cache.entry_count + 1025
+
+
+def test_memory_never_skips_what_a_truncation_left_of_an_append(storage: Any, batch: Any) -> None:
+    storage.append()
+    storage.log.append(batch(2) + batch(4))
+    storage.log.truncate_to(4)
+    assert storage.log.read_tail(2, size_bytes_max=1, end_offset=4) is None
+    storage.append(leader_epoch=1)
+    tail = storage.log.read_tail(2, size_bytes_max=1, end_offset=6)
+    assert tail is None
+    assert storage.log.read(2, size_bytes_max=1, end_offset=6).data == batch(2)
