@@ -29,9 +29,12 @@ from logcluster.api.replica_directory import HostedReplicas
 from logcluster.api.replication_service import ReplicationServicer
 from logcluster.broker.controller_client import ControllerClient
 from logcluster.broker.controller_driver import ControllerDriver
+from logcluster.broker.fetch import FetchHandler
 from logcluster.broker.lifecycle import BrokerIdentity, BrokerLifecycle
 from logcluster.broker.metadata_loader import MetadataLoader
 from logcluster.broker.probing import LaneProber
+from logcluster.broker.produce import ProduceHandler
+from logcluster.broker.producer_ids import ProducerIds
 from logcluster.broker.raft_driver import RaftDriver
 from logcluster.broker.raft_peer import RaftStub, StubRaftPeer
 from logcluster.broker.replica_manager import ReplicaManager, ReplicaSettings
@@ -338,7 +341,13 @@ class Node:
 
     def _add_servicers(self) -> None:
         config = self.config
-        data = DataServicer(self.replicas)
+        data = DataServicer(
+            self.replicas,
+            produce=ProduceHandler(self.replicas, clock=self._clock, deep_check=config.broker.validate_records),
+            fetch=FetchHandler(self.replicas, clock=self._clock, disk=self._disk),
+            producer_ids=ProducerIds(self.client),
+            disk=self._disk,
+        )
         metadata = MetadataServicer(
             loader=self.loader,
             client=self.client,
