@@ -495,8 +495,8 @@ class Partition:
 
     def fail(self, error: LogClusterError) -> None:
         """The log is unusable: nobody is acknowledged any more; the outcome of what waits is unknown."""
-        self.stand_by(self.leader_id)
         self.waiters.fail_all(error)
+        self.stand_by(self.leader_id)
 
     def _end_slots(self, error: LogClusterError) -> None:
         slots, self.slots = self.slots, {}

@@ -41,7 +41,7 @@ from logcluster.model.errors import (
 from logcluster.model.ids import Endpoint, TopicId, TopicIdPartition, TopicPartition
 from logcluster.runtime.clock import Clock
 from logcluster.runtime.disk import DiskExecutor
-from logcluster.runtime.scope import TaskScope
+from logcluster.runtime.scope import FaultHandler, TaskScope
 from logcluster.storage.log import PartitionLog
 from logcluster.storage.log_config import LogConfig
 from logcluster.storage.log_manager import LogManager
@@ -96,6 +96,7 @@ class ReplicaManager:
         log_manager: the open log directory. Its callbacks belong to `on_directory_failure` and `on_quarantine` here.
         broker_epoch: this process's registration, None before it has one.
         on_failure: told when the log directory has stopped (the broker leads and follows nothing any more).
+        on_fault: told of a task that failed through a bug; the node should stop.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class ReplicaManager:
         controller: IsrController,
         broker_epoch: Callable[[], int | None],
         on_failure: Callable[[LogClusterError], None],
+        on_fault: FaultHandler | None = None,
     ) -> None:
         self.settings = settings
         self.log_manager = log_manager
@@ -126,7 +128,7 @@ class ReplicaManager:
         self._streams: dict[int, ReplicaStream] = {}
         self._loaded_producers: dict[TopicIdPartition, ProducerStates] = {}
         self._call_soon_threadsafe: Callable[..., object] | None = None
-        self._scope = TaskScope("replicas")
+        self._scope = TaskScope("replicas", on_fault=on_fault)
         self.flusher = Flusher(disk, on_failure=self._stop_directory, workers_max=settings.flush_workers_max)
         self._isr_updates = IsrUpdates(controller, broker_id=settings.broker_id, broker_epoch=broker_epoch, clock=clock)
         self._upkeep = ReplicaUpkeep(self, settings.upkeep)

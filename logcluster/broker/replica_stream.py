@@ -181,7 +181,7 @@ class ReplicaStream:
         channel = None if broker_epoch is None else self._open_channel(self.leader_id)
         if channel is None or broker_epoch is None:
             return False
-        stub = replication_pb2_grpc.ReplicationServiceAsyncStub(channel)
+        stub: replication_pb2_grpc.ReplicationServiceAsyncStub = replication_pb2_grpc.ReplicationServiceStub(channel)
         self._reset()
         call: ReplicateCall = stub.Replicate()
         self._call = call

@@ -277,12 +277,13 @@ class LeaderState:
 
     def _is_waited_for(self, remote: ReplicaProgress, now_ms: int) -> bool:
         """A newcomer that is about to join is waited for, so that it is not chased for ever by a moving watermark."""
-        return self._is_eligible(remote) and self._is_in_time(remote, now_ms)
+        return remote.is_subscribed and self._is_eligible(remote) and self._is_in_time(remote, now_ms)
 
     def _may_join(self, remote: ReplicaProgress) -> bool:
         return (
             remote.reported_offset >= self.high_watermark
             and remote.reported_offset >= self.epoch_start_offset
+            and remote.is_subscribed
             and self._is_eligible(remote)
         )
 
@@ -295,9 +296,12 @@ class LeaderState:
         """
         if self._pending is not None or now_ms < self._backoff_until_ms:
             return None
-        joining = [remote.broker_id for remote in self._outsiders if self._may_join(remote)]
+        joining = [remote for remote in self._outsiders if self._may_join(remote)]
         if joining:
-            return self._begin(ProposalKind.EXPAND, (*self.in_sync_replicas, *joining))
+            for remote in joining:
+                if not self._is_in_time(remote, now_ms):  # it gets the lag time to catch up, or it would be out at once
+                    remote.last_caught_up_ms, remote.mark_offset, remote.mark_ms = now_ms, self.log_end_offset, now_ms
+            return self._begin(ProposalKind.EXPAND, (*self.in_sync_replicas, *(remote.broker_id for remote in joining)))
         staying = [remote.broker_id for remote in self._in_sync_remotes if self._is_in_time(remote, now_ms)]
         if len(staying) < len(self._in_sync_remotes):
             return self._begin(ProposalKind.SHRINK, (self.local_broker_id, *staying))

@@ -332,6 +332,28 @@ def test_a_replica_that_stopped_listening_leaves_although_nothing_is_written() -
     assert proposed(leader, now_ms=2 * LAG_MS + 1).members == ((1, 101), (2, 102))
 
 
+def test_a_replica_that_stopped_listening_neither_joins_nor_is_waited_for() -> None:
+    leader = make_leader(in_sync_replicas=(1, 2))
+    report(leader, 3, 0)
+    leader.on_replica_gone(3, 0)
+    assert leader.propose(0) is None
+    append(leader, 10)
+    assert report(leader, 2, 10)
+    assert leader.high_watermark == 10
+
+
+def test_a_newcomer_gets_the_lag_time_to_reach_the_end() -> None:
+    """Below the minimum the watermark stands still, so a replica may join far behind the end."""
+    leader = make_leader(in_sync_replicas=(1,))
+    append(leader, 100)
+    now_ms = 50 * LAG_MS
+    report(leader, 2, 10, now_ms=now_ms)
+    commit(leader, proposed(leader, now_ms=now_ms), now_ms=now_ms)
+    assert leader.in_sync_replicas == (1, 2)
+    assert leader.propose(now_ms + LAG_MS) is None
+    assert proposed(leader, now_ms=now_ms + LAG_MS + 1).kind is ProposalKind.SHRINK
+
+
 def test_what_a_lost_follower_reported_still_counts() -> None:
     leader = make_leader()
     append(leader, 10)
