@@ -4,7 +4,7 @@
     async with logcluster.connect("127.0.0.1:7070") as client: ...
 
 The client's names and all errors are here; the server is not. Everything is loaded when it is first used, so that
-importing costs next to nothing. `logcluster.sync` is the blocking client; `logcluster.testing` starts clusters for tests.
+importing costs next to nothing. `logcluster.sync` is the blocking client, `logcluster.testing` starts test clusters.
 """
 
 from __future__ import annotations

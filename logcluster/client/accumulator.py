@@ -4,7 +4,9 @@ Pure: time comes as `now_ms`; `sender` carries out. The rules, per partition:
 
 - A batch goes out at once when nothing is in flight; otherwise when it is full, closed by a flush, or `linger_ms` old.
   So a lone record never waits, and under load batches fill while earlier ones are on their way.
-- At most `max_in_flight` batches are sent and unresolved. A failed one is sent again under the same sequence, in order,
+- At most `max_in_flight` batches are sent and unresolved; one only until the broker has accepted a first one, because a
+  broker takes any sequence from a producer it does not know; and nothing new while a retry or a batch to an older
+  leader is on its way. A failed one is sent again under the same sequence, in order,
   before anything new; its records never change, because a broker knows duplicates by their exact range.
 - *Out of order* behind an unresolved batch is normal: it waits its turn.
 - When a sent batch is given up, there is a gap that the broker will not let later batches cross. Then a new producer
@@ -112,6 +114,7 @@ class PartitionQueue:
     __slots__ = (
         "_accumulator",
         "_gap_order",
+        "_is_known",
         "_is_reset_due",
         "_next_order",
         "_options",
@@ -142,6 +145,8 @@ class PartitionQueue:
         self.producer_epoch = -1
         self.next_sequence = 0
         self._next_order = 0
+        self._is_known = False
+        """The broker has accepted a batch from this producer id, so it knows which sequence must follow."""
         self._is_reset_due = False
         self._gap_order: int | None = None
         """Batches after this one certainly were not and will not be written under the present epoch."""
@@ -202,7 +207,7 @@ class PartitionQueue:
             del self.retries[0]
         elif self.pending and not self._is_reset_due:
             batch = self.pending[0]
-            if not self._is_ready(batch, now_ms):
+            if not self._is_ready(batch, now_ms, leader_epoch):
                 return None
             self.pending.popleft()
             if batch is self.open_batch:
@@ -233,11 +238,16 @@ class PartitionQueue:
             due = wait_until_ms if due is None else min(due, wait_until_ms)
         return due
 
-    def _is_ready(self, batch: Batch, now_ms: int) -> bool:
-        flying = len(self.in_flight)
-        if flying >= self._options.max_in_flight:
+    def _is_ready(self, batch: Batch, now_ms: int, leader_epoch: int) -> bool:
+        in_flight = self.in_flight
+        if not in_flight:
+            return True
+        if len(in_flight) >= self._options.max_in_flight or (self._options.is_idempotent and not self._is_known):
             return False
-        return not flying or batch.is_closed or now_ms >= batch.created_ms + self._options.linger_ms
+        for sent in in_flight:
+            if sent.attempts > 1 or sent.leader_epoch != leader_epoch:
+                return False
+        return batch.is_closed or now_ms >= batch.created_ms + self._options.linger_ms
 
     def _may_retry(self, batch: Batch, now_ms: int, leader_epoch: int) -> bool:
         if self._is_reset_due and not batch.is_outcome_unknown:
@@ -251,6 +261,7 @@ class PartitionQueue:
     def succeed(self, batch: Batch, *, base_offset: int, log_append_time_ms: int = -1) -> None:
         """The broker has written `batch`, now or in an attempt before."""
         self.in_flight.remove(batch)
+        self._is_known = True
         batch.succeed(base_offset, log_append_time_ms)
         self._accumulator.finished(batch)
 
@@ -336,6 +347,7 @@ class PartitionQueue:
                 return False
             self.producer_id = accumulator.producer_id
             self.producer_epoch = accumulator.producer_epoch
+            self._is_known = False
             self.next_sequence = 0
             for batch in self.retries:
                 self._assign_sequence(batch)
