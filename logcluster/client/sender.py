@@ -267,7 +267,10 @@ class Sender:
         if not self._flights or self._is_closed:
             return
         limit_ms = self._clock.monotonic_ms() - self._stall_ms
-        if any(flight.began_ms <= limit_ms for flight in self._flights):
+        stalled = [flight for flight in self._flights if flight.began_ms <= limit_ms]
+        for flight in stalled:
+            self._connections.note_failure(flight.broker_id)  # ask another one
+        if stalled:
             self._metadata.request_refresh()
         self._stall_timer = self._loop.call_later(self._stall_ms / 2000, self._look_for_stalls)
 
