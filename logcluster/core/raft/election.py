@@ -72,6 +72,8 @@ def count_own_vote(state: ReplicaState) -> None:
 
 def on_vote_request(state: ReplicaState, request: VoteRequest, causality_id: int) -> None:
     """Answer a candidate; a granted vote is on disk before the answer leaves."""
+    if request.candidate.node_id == state.leader_id:
+        on_peer_unreachable(state, request.candidate.node_id)  # who campaigns leads no more: it restarted, say
     granted = _would_vote(state, request) if request.pre_vote else _vote(state, request)
     response = VoteResponse(
         term=state.term,

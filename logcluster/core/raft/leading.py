@@ -108,7 +108,7 @@ def on_append_response(
     progress = leader.peers.get(peer_id)
     if progress is None or request.term != state.term or not _is_its_disk(leader, progress, response):
         return
-    progress.last_contact_ms = state.now_ms
+    progress.heard(state.now_ms)
     was_in_flight = progress.in_flight.pop(request.round, None) is not None
     if progress.heartbeat_round == request.round:
         progress.heartbeat_round = None
@@ -128,7 +128,7 @@ def on_snapshot_response(state: ReplicaState, leader: Leader, peer_id: int, resp
     progress = leader.peers.get(peer_id)
     if progress is None or response.term != state.term:
         return
-    progress.last_contact_ms = state.now_ms
+    progress.heard(state.now_ms)
     is_news = progress.matched(min(response.match_index, state.log.last_index))
     if progress.mode is Mode.SNAPSHOT:
         progress.probe_from(progress.match_index + 1)
@@ -136,21 +136,21 @@ def on_snapshot_response(state: ReplicaState, leader: Leader, peer_id: int, resp
 
 
 def on_append_failed(leader: Leader, peer_id: int, request: AppendRequest) -> None:
-    """A request is lost: probe again with the next heartbeat, not at once, so that a dead peer costs little."""
+    """A request is lost: only heartbeats follow until one is answered, so that a dead peer costs little."""
     progress = leader.peers.get(peer_id)
     if progress is None:
         return
     if progress.heartbeat_round == request.round:
         progress.heartbeat_round = None
     if progress.in_flight.pop(request.round, None) is not None:
-        progress.probe_from(progress.match_index + 1)
+        progress.lost()
 
 
 def on_snapshot_failed(leader: Leader, peer_id: int) -> None:
-    """A snapshot did not arrive: the next heartbeat starts over."""
+    """A snapshot did not arrive: start over once the peer answers again."""
     progress = leader.peers.get(peer_id)
     if progress is not None and progress.mode is Mode.SNAPSHOT:
-        progress.probe_from(progress.match_index + 1)
+        progress.lost()
 
 
 def on_leader_deadline(state: ReplicaState, leader: Leader) -> None:
@@ -252,7 +252,7 @@ def _send_append(state: ReplicaState, progress: Progress, *, prev_log_index: int
 def _send_heartbeat(state: ReplicaState, progress: Progress) -> None:
     """Say that the leader lives unless something was just sent; one unanswered heartbeat at a time."""
     silent_ms = state.now_ms - progress.last_sent_ms
-    if progress.last_sent_ms >= 0 and silent_ms < state.config.heartbeat_ms:
+    if progress.last_sent_ms >= 0 and 2 * silent_ms < state.config.heartbeat_ms:
         return
     resend_ms = state.config.heartbeat_ms * _HEARTBEATS_MISSED_BEFORE_RESEND
     if progress.heartbeat_round is not None and silent_ms < resend_ms:

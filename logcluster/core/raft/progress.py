@@ -29,6 +29,7 @@ class Progress:
         next_index: first entry to send next.
         last_contact_ms: when the peer's last answer arrived.
         heartbeat_round: an unanswered heartbeat, which keeps the next one back.
+        is_doubtful: a request got lost and nothing was heard since; only heartbeats are sent until then.
     """
 
     peer: Voter
@@ -41,6 +42,7 @@ class Progress:
     last_round: int = 0
     heartbeat_round: int | None = None
     snapshot_index: int | None = None
+    is_doubtful: bool = False
     in_flight: dict[int, int] = field(default_factory=dict)
     """Round of each unanswered append request, and when it was sent."""
 
@@ -51,6 +53,8 @@ class Progress:
 
     def may_send(self, in_flight_requests_max: int) -> bool:
         """Say whether another append request fits the window."""
+        if self.is_doubtful:
+            return False
         if self.mode is Mode.PROBE:
             return not self.in_flight
         return self.mode is Mode.REPLICATE and len(self.in_flight) < in_flight_requests_max
@@ -71,12 +75,20 @@ class Progress:
         self.in_flight.clear()
         self.heartbeat_round = None
 
-    def expire(self, *, now_ms: int, request_timeout_ms: int) -> bool:
-        """Give up on requests that are too old; say whether there were any."""
+    def lost(self) -> None:
+        """A request got no answer: what was sent ahead of it is in doubt, and perhaps the peer is gone."""
+        self.probe_from(self.next_index if self.mode is Mode.PROBE else self.match_index + 1)
+        self.is_doubtful = True
+
+    def heard(self, now_ms: int) -> None:
+        """The peer answered."""
+        self.last_contact_ms = now_ms
+        self.is_doubtful = False
+
+    def expire(self, *, now_ms: int, request_timeout_ms: int) -> None:
+        """Give up on requests that are too old."""
         if any(sent_ms + request_timeout_ms <= now_ms for sent_ms in self.in_flight.values()):
-            self.probe_from(self.match_index + 1)
-            return True
-        return False
+            self.lost()
 
     def check(self, last_index: int) -> None:
         """Check the invariants against the end of the leader's log."""
