@@ -178,17 +178,14 @@ def change_partition(
         is_recovering: the leader's own word about its recovery; None leaves it.
         clears_eligible: forget the ELR (min.insync.replicas was written).
     """
-    is_enough = len(in_sync) >= rules.effective_min_in_sync(before)
-    eligible: tuple[int, ...] = ()
-    if not is_enough and not clears_eligible:
-        eligible = _eligible_after(before, in_sync, leaving, leaving_copy, rules)
+    eligible = () if clears_eligible else _eligible_after(before, in_sync, leaving, leaving_copy, rules)
     last_known = before.last_known_leaders if before.leader_id is None else (before.leader_id,)
     if leaving_copy is CopyState.LOST:
         last_known = tuple(member for member in last_known if member != leaving)
     election = elect(
         before, in_sync=in_sync, eligible=eligible, last_known=last_known, live=live, rules=rules, wish=wish
     )
-    if election.is_unclean or (len(election.in_sync_replicas) >= rules.effective_min_in_sync(before)):
+    if election.is_unclean or len(election.in_sync_replicas) >= rules.effective_min_in_sync(before):
         eligible = ()
     leads_anew = election.leader_id != before.leader_id or election.is_unclean
     recovering = election.is_unclean or (before.is_recovering if is_recovering is None else is_recovering)

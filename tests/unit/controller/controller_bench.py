@@ -121,9 +121,7 @@ class Bench:
         members = tuple(
             IsrMember(
                 broker_id=member,
-                broker_epoch=(epochs or {}).get(
-                    member, self.epoch(member) if member in self.image.brokers else 0
-                ),
+                broker_epoch=(epochs or {}).get(member, self.epoch(member) if member in self.image.brokers else 0),
             )
             for member in in_sync
         )

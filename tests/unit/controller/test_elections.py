@@ -219,3 +219,15 @@ def test_without_an_interval_leaderships_stay_where_they_are():
     assert bench.controller.due(10**9) == [] or all(
         type(request).__name__ == "FenceBroker" for request in bench.controller.due(10**9)
     )
+
+
+def test_the_last_known_leader_does_not_lead_while_a_clean_copy_may_come_back(bench):
+    bench.topic("u", flush_mode="async", assignments=((0, 1),))
+    bench.crash(1)
+    bench.crash(0)
+    bench.restart(0)
+    part = bench.part("u")
+    assert (part.leader_id, part.eligible_leader_replicas, part.last_known_leaders) == (None, (1,), (0,))
+    bench.restart(1, clean=True)
+    part = bench.part("u")
+    assert (part.leader_id, part.is_recovering) == (1, False)

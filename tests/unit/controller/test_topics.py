@@ -149,9 +149,7 @@ def test_partitions_are_added_and_never_taken(bench):
 
 def test_settings_are_set_and_unset_together(bench):
     bench.topic(retention_ms="5", segment_bytes="2000000")
-    bench.do(
-        AlterTopicConfig(topic="t", set_values={"retention.ms": "7"}, unset_keys=("segment.bytes", "segment.ms"))
-    )
+    bench.do(AlterTopicConfig(topic="t", set_values={"retention.ms": "7"}, unset_keys=("segment.bytes", "segment.ms")))
     assert bench.image.topic_by_name("t").config == {"retention.ms": "7"}
     with pytest.raises(InvalidConfig):
         bench.do(AlterTopicConfig(topic="t", set_values={"retention.ms": "x"}))
