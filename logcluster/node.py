@@ -65,6 +65,7 @@ from logcluster.wire.gen.logcluster.v1 import admin_pb2_grpc, data_pb2_grpc, met
 from logcluster.wire.status import error_from_rpc
 
 SHUTDOWN_TIMEOUT_MS: Final = 10_000
+RESIGN_TIMEOUT_MS: Final = 2_000
 DRAIN_GRACE_MS: Final = 1_000
 PUBLIC_SERVICES: Final = ("logcluster.v1.DataService", "logcluster.v1.MetadataService", "logcluster.v1.AdminService")
 
@@ -137,8 +138,20 @@ class Node:
         Cancellation: what was handed over stays so; leaving the block stops the rest.
         """
         self._is_shutting_down = True
-        await self.lifecycle.shut_down(timeout_ms=SHUTDOWN_TIMEOUT_MS)
+        if self.config.is_broker:
+            await self.lifecycle.shut_down(timeout_ms=SHUTDOWN_TIMEOUT_MS)
+        await self._resign()
         self._is_stopping_cleanly = self._fatal is None
+
+    async def _resign(self) -> None:
+        """Let another voter lead the quorum at once, instead of after an election timeout."""
+        if self.raft is None or not self.raft.is_leader or len(self.raft.voters) == 1:
+            return
+        try:
+            async with asyncio.timeout(RESIGN_TIMEOUT_MS / 1000):
+                await self.raft.transfer_leadership()
+        except (LogClusterError, TimeoutError) as error:
+            log.warning("leadership_not_transferred", error=str(error))
 
     async def _start(self) -> None:
         """Build and start everything, in this order; the exit stack stops it in the reverse one."""
