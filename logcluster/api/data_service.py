@@ -5,11 +5,10 @@ Errors of one partition travel in its part of the answer; the status speaks for 
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from logcluster.broker.fetch import FetchHandler
-from logcluster.broker.partition import Partition
-from logcluster.broker.produce import ProduceHandler, set_error
+from logcluster.broker.produce import PartitionFinder, ProduceHandler, set_error
 from logcluster.broker.producer_ids import ProducerIds
 from logcluster.model.errors import (
     InvalidRequest,
@@ -24,14 +23,6 @@ from logcluster.wire.status import error_detail
 
 Context = Any
 """`grpc.aio.ServicerContext`, or the lane's equivalent; unused here."""
-
-
-class PartitionFinder(Protocol):
-    """Where hosted partitions are found."""
-
-    def partition(self, topic: str, index: int) -> Partition:
-        """Raises UnknownTopicOrPartition, NotLeaderOrFollower."""
-        ...
 
 
 class DataServicer(data_pb2_grpc.DataServiceServicer):

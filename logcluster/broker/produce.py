@@ -74,15 +74,19 @@ class ProduceHandler:
         deadline_ms = -1
         waiting: list[tuple[pb.PartitionAck, asyncio.Future[None]]] = []
         for item in request.partitions:
-            ack = response.partitions.add(topic=item.topic, partition=item.partition)
+            topic, index = item.topic, item.partition
             try:
-                partition, appended = self._append(item, acks_all=acks_all)
+                partition, appended = self._append(item, topic, index, acks_all=acks_all)
             except LogClusterError as error:
-                set_error(ack, error)
+                set_error(response.partitions.add(topic=topic, partition=index), error)
                 continue
-            ack.base_offset = appended.base_offset
-            ack.log_append_time_ms = appended.log_append_time_ms
-            ack.log_start_offset = partition.log.log_start_offset
+            ack = response.partitions.add(
+                topic=topic,
+                partition=index,
+                base_offset=appended.base_offset,
+                log_append_time_ms=appended.log_append_time_ms,
+                log_start_offset=partition.log.log_start_offset,
+            )
             if acks_all:
                 if deadline_ms < 0:
                     timeout_ms = min(request.timeout_ms or REQUEST_DEADLINE_MS_DEFAULT, DEADLINE_MS_MAX)
@@ -97,8 +101,10 @@ class ProduceHandler:
                 set_error(ack, error)
         return response
 
-    def _append(self, item: pb.PartitionProduce, *, acks_all: bool) -> tuple[Partition, Appended]:
-        partition = self._partitions.partition(item.topic, item.partition)
+    def _append(
+        self, item: pb.PartitionProduce, topic: str, index: int, *, acks_all: bool
+    ) -> tuple[Partition, Appended]:
+        partition = self._partitions.partition(topic, index)
         if partition.leader is None or item.HasField("leader_epoch"):
             partition.require_leader(item.leader_epoch if item.HasField("leader_epoch") else None)
         batch = item.batch or self._pack(item, partition)

@@ -167,14 +167,7 @@ class ReplicaFeed:
             self._answer(pb.PartitionData(handle=handle, diverging_epoch=point))
             return
         if not log.log_start_offset <= fetch_offset <= log.log_end_offset:
-            self._answer(
-                pb.PartitionData(
-                    handle=handle,
-                    error=error_detail(OffsetOutOfRange(fetch_offset=fetch_offset)),
-                    log_start_offset=log.log_start_offset,
-                    log_end_offset=log.log_end_offset,
-                )
-            )
+            self._answer(_refusal(handle, partition, OffsetOutOfRange(fetch_offset=fetch_offset)))
             return
         previous = partition.slots.get(self.follower_id)
         if previous is not None:
@@ -218,7 +211,7 @@ class ReplicaFeed:
     def end(self, subscription: FeedSubscription, error: LogClusterError) -> None:
         """End a subscription because the partition says so."""
         self._forget(subscription)
-        self._answer(pb.PartitionData(handle=subscription.handle, error=error_detail(error)))
+        self._answer(_refusal(subscription.handle, subscription.partition, error))
 
     def close(self) -> None:
         """The stream is over: nobody reports for these subscriptions any more."""
@@ -375,3 +368,13 @@ class ReplicaFeed:
             subscription.next_offset = read.next_offset
             self._credit_bytes -= len(read.data)
             self._answer(self._partition_data(subscription, read.data))
+
+
+def _refusal(handle: int, partition: Partition, error: LogClusterError) -> pb.PartitionData:
+    """The end of a subscription; the log's range goes along, because a follower out of range cuts its log by it."""
+    return pb.PartitionData(
+        handle=handle,
+        error=error_detail(error),
+        log_start_offset=partition.log.log_start_offset,
+        log_end_offset=partition.log.log_end_offset,
+    )

@@ -303,7 +303,9 @@ class ReplicaManager:
             logger.error("partition %d: cannot take its role: %s", registration.partition, error.message)
 
     def _apply(self, registration: PartitionRegistration) -> None:
-        topic = self.image.topics[registration.topic_id]
+        topic = self.image.topics.get(registration.topic_id)
+        if topic is None:
+            return  # deleted by the same batch
         key = TopicIdPartition(registration.topic_id, registration.partition)
         partition = self._by_id.get(key)
         if self.broker_id not in registration.replicas:

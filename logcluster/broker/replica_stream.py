@@ -23,7 +23,7 @@ import grpc
 from logcluster.broker.partition import Partition
 from logcluster.core.replication.follower import AskAgain, FollowerDecision, Restart, Truncate
 from logcluster.model.epochs import EpochEnd
-from logcluster.model.errors import CorruptMessage, LogClusterError, OffsetOutOfRange
+from logcluster.model.errors import LogClusterError, OffsetOutOfRange
 from logcluster.model.limits import MIB
 from logcluster.runtime.clock import Clock
 from logcluster.runtime.scope import TaskScope
@@ -326,16 +326,8 @@ class ReplicaStream:
             if subscription is None:
                 continue
             partition = subscription.partition
-            if partition.log.failure is not None:
-                self._drop_subscription(partition)
-                continue
             if batches:
-                try:
-                    partition.append_as_follower(batches)
-                except CorruptMessage as error:
-                    logger.warning("%s: refused what the leader sent: %s", partition.topic_partition, error.message)
-                    self._drop_subscription(partition)
-                    self._subscribe_later(partition)
+                if not self._append(partition, batches):
                     continue
                 if not partition.is_synced_before_report:
                     self._to_report[subscription] = None
@@ -344,6 +336,18 @@ class ReplicaStream:
                 continue
             self._learn(partition, data)
 
+    def _append(self, partition: Partition, batches: bytes) -> bool:
+        """Append what the leader sent; on a refusal the subscription ends, and begins again unless the log failed."""
+        try:
+            partition.append_as_follower(batches)
+        except LogClusterError as error:
+            logger.warning("%s: cannot append what the leader sent: %s", partition.topic_partition, error.message)
+            self._drop_subscription(partition)
+            if partition.log.failure is None:
+                self._subscribe_later(partition)
+            return False
+        return True
+
     def _learn(self, partition: Partition, data: pb.PartitionData) -> None:
         follower = partition.follower
         if follower is not None:
@@ -351,7 +355,7 @@ class ReplicaStream:
         partition.learn_high_watermark(data.high_watermark)
         log_start_offset = data.log_start_offset
         log = partition.log
-        if log_start_offset > log.log_start_offset:
+        if log_start_offset > log.log_start_offset and log.failure is None:
             log.advance_log_start(min(log_start_offset, log.log_end_offset))
 
     def _on_end(self, subscription: _Subscription, data: pb.PartitionData) -> None:

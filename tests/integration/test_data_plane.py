@@ -178,6 +178,28 @@ async def test_follower_that_fell_behind_the_log_start_starts_over(world: World)
     assert (log.log_start_offset, log.log_end_offset) == (3, 4)
 
 
+async def test_log_start_that_overtakes_a_subscribed_follower_never_empties_it(world: World) -> None:
+    world.controller.create_topic()
+    raise_for(await world.produce(1, b"a"))
+    await eventually(lambda: world[3].partition().high_watermark == 1)
+    assert world.network is not None
+    world.network.cut("broker-1", "broker-3")
+    world.controller.change(leader_id=1, in_sync_replicas=(1, 2), new_epoch=False)
+    world.controller.fence(3)  # or it would be waited for
+    feed = next(iter(world[1].partition().slots[3].feed for _ in range(1)))  # type: ignore[attr-defined]
+    feed._credit_bytes = 0  # nothing more may be sent to it
+    raise_for(await world.produce(1, b"b", b"c"))
+    world[1].manager.delete_records("orders", 0, None)
+    feed._credit_bytes = 1_000_000
+    world[1].partition().slots[3].on_append()
+    log = world[3].partition().log
+    ends = [log.log_end_offset]
+    world.network.heal("broker-1", "broker-3")
+    await eventually(lambda: (ends.append(log.log_end_offset), log.log_start_offset == 3)[1])
+    assert 0 not in ends
+    assert log.log_end_offset == 3
+
+
 async def test_below_min_in_sync_nothing_is_written_and_the_refusal_is_definite(world: World) -> None:
     world.controller.create_topic()
     raise_for(await world.produce(1, b"a"))
