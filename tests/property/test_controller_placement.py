@@ -32,7 +32,7 @@ def clusters(draw):
 @given(clusters())
 def test_replicas_are_distinct_leaders_even_and_racks_different_where_possible(cluster):
     brokers, replication_factor, partitions, seed = cluster
-    placed = place(brokers=brokers, partitions=partitions, replication_factor=replication_factor, random=Random(seed))
+    placed = place(brokers=brokers, partitions=partitions, replication_factor=replication_factor, rng=Random(seed))
     racks = {broker.broker_id: broker.rack for broker in brokers}
     assert len(placed) == partitions
     leaders = Counter(replicas[0] for replicas in placed)
@@ -48,7 +48,7 @@ def test_replicas_are_distinct_leaders_even_and_racks_different_where_possible(c
 def test_replicas_are_even_in_a_cluster_of_one_rack(cluster):
     brokers, replication_factor, partitions, seed = cluster
     brokers = [PlacementBroker(broker_id=broker.broker_id) for broker in brokers]
-    placed = place(brokers=brokers, partitions=partitions, replication_factor=replication_factor, random=Random(seed))
+    placed = place(brokers=brokers, partitions=partitions, replication_factor=replication_factor, rng=Random(seed))
     hosted = Counter(broker_id for replicas in placed for broker_id in replicas)
     assert max(hosted.values()) - min(hosted.get(broker.broker_id, 0) for broker in brokers) <= 2
 
@@ -57,7 +57,7 @@ def test_replicas_are_even_in_a_cluster_of_one_rack(cluster):
 def test_the_same_seed_gives_the_same_placement(cluster):
     brokers, replication_factor, partitions, seed = cluster
     placements = [
-        place(brokers=brokers, partitions=partitions, replication_factor=replication_factor, random=Random(seed))
+        place(brokers=brokers, partitions=partitions, replication_factor=replication_factor, rng=Random(seed))
         for _ in range(2)
     ]
     assert placements[0] == placements[1]
@@ -66,8 +66,8 @@ def test_the_same_seed_gives_the_same_placement(cluster):
 @given(clusters(), st.integers(1, 30))
 def test_growing_a_topic_evens_out_what_is_there(cluster, added):
     brokers, _, partitions, seed = cluster
-    first = place(brokers=brokers, partitions=partitions, replication_factor=1, random=Random(seed))
-    more = place(brokers=brokers, partitions=added, replication_factor=1, random=Random(seed + 1), existing=first)
+    first = place(brokers=brokers, partitions=partitions, replication_factor=1, rng=Random(seed))
+    more = place(brokers=brokers, partitions=added, replication_factor=1, rng=Random(seed + 1), existing=first)
     leaders = Counter(replicas[0] for replicas in [*first, *more])
     assert max(leaders.values()) - min(leaders.get(broker.broker_id, 0) for broker in brokers) <= 1
 
@@ -79,14 +79,14 @@ def test_topics_of_one_partition_spread_over_the_cluster():
             PlacementBroker(broker_id=broker_id, leaders_elsewhere=totals[broker_id], replicas_elsewhere=0)
             for broker_id in range(3)
         ]
-        (replicas,) = place(brokers=brokers, partitions=1, replication_factor=3, random=Random(seed))
+        (replicas,) = place(brokers=brokers, partitions=1, replication_factor=3, rng=Random(seed))
         totals[replicas[0]] += 1
     assert sorted(totals.values()) == [10, 10, 10]
 
 
 def test_followers_who_lead_next_are_spread_too():
     brokers = [PlacementBroker(broker_id=broker_id) for broker_id in range(3)]
-    placed = place(brokers=brokers, partitions=60, replication_factor=3, random=Random(1))
+    placed = place(brokers=brokers, partitions=60, replication_factor=3, rng=Random(1))
     successors = Counter(replicas[:2] for replicas in placed)
     assert len(successors) == 6
     assert set(successors.values()) == {10}
@@ -96,4 +96,4 @@ def test_followers_who_lead_next_are_spread_too():
 def test_an_impossible_factor_names_the_usable_brokers(replication_factor):
     brokers = [PlacementBroker(broker_id=broker_id) for broker_id in range(2)]
     with pytest.raises(InvalidReplicationFactor, match="2 usable brokers"):
-        place(brokers=brokers, partitions=1, replication_factor=replication_factor, random=Random(1))
+        place(brokers=brokers, partitions=1, replication_factor=replication_factor, rng=Random(1))

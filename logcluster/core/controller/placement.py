@@ -47,14 +47,14 @@ def place(
     brokers: Sequence[PlacementBroker],
     partitions: int,
     replication_factor: int,
-    random: Random,
+    rng: Random,
     existing: Iterable[Sequence[int]] = (),
 ) -> list[tuple[int, ...]]:
     """Choose replicas for `partitions` new partitions; the first of each is its preferred leader.
 
     Args:
         existing: assignments of the topic's present partitions, counted as load.
-        random: makes ties fall differently from topic to topic.
+        rng: makes ties fall differently from topic to topic.
 
     Raises:
         InvalidReplicationFactor: there are fewer brokers than replicas asked for, or the factor is below 1.
@@ -66,7 +66,7 @@ def place(
             replication_factor=replication_factor,
         )
     order = list(range(len(brokers)))
-    random.shuffle(order)
+    rng.shuffle(order)
     loads = [_Load(broker, tie) for broker, tie in zip(brokers, order, strict=True)]
     by_id = {load.broker.broker_id: load for load in loads}
     successions: dict[tuple[int, int], int] = {}

@@ -170,7 +170,7 @@ class Topics:
             ],
             partitions=count,
             replication_factor=replication_factor,
-            random=self._random,
+            rng=self._random,
             existing=() if topic is None else [partition.replicas for partition in topic.partitions.values()],
         )
 

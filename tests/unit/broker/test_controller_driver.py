@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 import pytest
@@ -56,7 +56,7 @@ async def settle():
 
 @dataclass
 class Prober:
-    outcome: Outcome = Outcome()
+    outcome: Outcome = field(default_factory=Outcome)
     probed: int = 0
 
     async def probe(self, broker):
