@@ -162,7 +162,8 @@ class Boundary:
 
     async def _answer_error(self, method: str, error: BaseException, context: Any) -> None:
         """Abort the call with what `error` stands for; returns if `error` itself must travel on."""
-        if isinstance(error, grpc.aio.AbortError):
+        if isinstance(error, grpc.aio.AbortError | grpc.aio.InternalError):
+            # The second is what a write raises whose caller has gone; grpc.aio knows what to do with it.
             return
         if isinstance(error, asyncio.CancelledError):
             task = asyncio.current_task()

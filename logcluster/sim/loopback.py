@@ -352,9 +352,9 @@ class LoopbackTransport(asyncio.Transport):
         protocol = self._protocol
         position = 0
         while position < len(segment) and not self._is_lost:
-            buffer = protocol.get_buffer(-1)
+            buffer = memoryview(protocol.get_buffer(-1))
             size = min(len(buffer), len(segment) - position)
-            memoryview(buffer)[:size] = segment[position : position + size]
+            buffer[:size] = segment[position : position + size]
             position += size
             protocol.buffer_updated(size)
         if self.other is not None:

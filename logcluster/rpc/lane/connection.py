@@ -145,6 +145,9 @@ class LaneConnection(LaneProtocol, Generic[CallType]):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if self.is_closed:  # Refused before it was made.
+            self._transport.abort()
+            return
         prepare_transport(self._transport)
         peername = transport.get_extra_info("peername")
         self.peer = _peer_name(peername)

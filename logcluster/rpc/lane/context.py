@@ -50,8 +50,8 @@ class BoundMethod:
 class ServerCall(MessageStream):
     """State of one call, and the `context` of its handler."""
 
-    __slots__ = ("_callbacks", "_code", "_connection", "_details", "_headers_sent", "_is_cancelled", "_method",
-                 "_task", "_trailing", "is_active", "metadata_block")  # fmt: skip
+    __slots__ = ("_callbacks", "_code", "_connection", "_details", "_has_ended", "_headers_sent", "_is_cancelled",
+                 "_method", "_task", "_trailing", "is_active", "metadata_block")  # fmt: skip
 
     def __init__(self, connection: ServerConnection, call_id: int, method: BoundMethod) -> None:
         super().__init__()
@@ -67,6 +67,7 @@ class ServerCall(MessageStream):
         self._details = ""
         self._trailing: frames.MetadataItems = ()
         self._callbacks: list[Callable[[Any], None]] | None = None
+        self._has_ended = False
         self._headers_sent = False
         self._is_cancelled = False
 
@@ -108,7 +109,10 @@ class ServerCall(MessageStream):
         finally:
             self._handler_ended()
 
-    def _handler_ended(self) -> None:
+    def _handler_ended(self, _task: object = None) -> None:
+        if self._has_ended:
+            return
+        self._has_ended = True
         if self.is_active:
             self._finish(StatusCode.UNKNOWN, "the handler ended without a status")
         self._connection.calls.pop(self.call_id, None)
@@ -184,6 +188,8 @@ class ServerCall(MessageStream):
         if self._send_waiters:
             self.wake_senders()
         if self._task is not None and not self._task.done():
+            # A task that is cancelled before its first step never runs a line of its coroutine.
+            self._task.add_done_callback(self._handler_ended)
             self._task.cancel()
 
     # What handlers use: grpc.aio.ServicerContext.
