@@ -24,7 +24,7 @@ from logcluster.client.metadata import answer_from_wire
 from logcluster.client.metadata_cache import BrokerFacts, TopicFacts
 from logcluster.client.offsets import look_up_offsets
 from logcluster.client.records import Point, Timestamp, normalize_point
-from logcluster.client.retry import Failure, retry
+from logcluster.client.retry import retry
 from logcluster.model.errors import (
     InvalidRequest,
     LogClusterError,
@@ -388,9 +388,9 @@ class Admin:
         has_unknown = False
         waits_until_ms = context.clock.monotonic_ms() + _TOPIC_SPREAD_MS
 
-        def note(failure: Failure) -> None:
+        def note(error: LogClusterError) -> None:
             nonlocal has_unknown
-            has_unknown = has_unknown or failure.is_outcome_unknown
+            has_unknown = has_unknown or not error.definite
 
         def is_worth_it(error: LogClusterError) -> bool:
             if isinstance(error, UnknownTopicOrPartition):
@@ -423,7 +423,7 @@ class Admin:
         attempt: Callable[[int], Any],
         *,
         timeout_ms: int | None = None,
-        on_failure: Callable[[Failure], None] | None = None,
+        on_failure: Callable[[LogClusterError], None] | None = None,
         is_worth_it: Callable[[LogClusterError], bool] = lambda error: error.retriable,
     ) -> Any:
         context = self._context

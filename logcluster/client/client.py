@@ -294,7 +294,7 @@ class Client:
             isolation=isolation,
             on_out_of_range=on_out_of_range,
             rack="",
-            grace_ms=3_000,
+            grace_ms=1_000,
         )
         read_range = ReadRange(
             topics=tuple(dict.fromkeys(topics)),

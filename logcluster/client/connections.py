@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from grpc.aio import AioRpcError
 
 from logcluster.client.metadata_cache import BrokerFacts, MetadataCache
-from logcluster.client.retry import Failure, RetryPolicy, retry
+from logcluster.client.retry import RetryPolicy, retry
 from logcluster.model.errors import (
     BrokerNotAvailable,
     LogClusterError,
@@ -182,13 +182,14 @@ class Connections:
         *,
         timeout_ms: int,
         attempt_ms: int = _ATTEMPT_MS_FIRST,
-        on_failure: Callable[[Failure], None] | None = None,
+        on_failure: Callable[[LogClusterError], None] | None = None,
         is_worth_it: Callable[[LogClusterError], bool] = lambda error: error.retriable,
     ) -> Response:
         """Ask brokers until one answers or time is over; errors of the request itself are raised at once.
 
         Args:
             attempt_ms: how long one broker may take at first; grows with each round.
+            on_failure: told of every broker that could not be asked, or not heard.
             is_worth_it: whether to go on after an error that is not about reaching a broker.
 
         Raises:
@@ -210,7 +211,7 @@ class Connections:
         *,
         timeout_ms: int,
         attempt_ms_first: int = _ATTEMPT_MS_FIRST,
-        on_failure: Callable[[Failure], None] | None = None,
+        on_failure: Callable[[LogClusterError], None] | None = None,
         is_worth_it: Callable[[LogClusterError], bool] = lambda error: error.retriable,
     ) -> Response:
         attempt_ms = attempt_ms_first
@@ -218,7 +219,9 @@ class Connections:
         async def ask(left_ms: int) -> Response:
             nonlocal attempt_ms
             this_attempt_ms, attempt_ms = attempt_ms, min(attempt_ms * 2, max(_ATTEMPT_MS_MAX, attempt_ms_first))
-            return await self._ask_round(method, request, timeout_ms=left_ms, attempt_ms=this_attempt_ms)
+            return await self._ask_round(
+                method, request, timeout_ms=left_ms, attempt_ms=this_attempt_ms, on_failure=on_failure
+            )
 
         return await retry(
             ask,
@@ -226,7 +229,6 @@ class Connections:
             generator=self._generator,
             policy=self._policy,
             timeout_ms=timeout_ms,
-            on_failure=on_failure,
             is_worth_it=is_worth_it,
         )
 
@@ -237,6 +239,7 @@ class Connections:
         *,
         timeout_ms: int,
         attempt_ms: int = _ATTEMPT_MS_FIRST,
+        on_failure: Callable[[LogClusterError], None] | None = None,
     ) -> Response:
         """Ask each candidate until one answers; only failures to reach a broker lead to the next."""
         deadline_ms = self._clock.monotonic_ms() + timeout_ms
@@ -250,6 +253,8 @@ class Connections:
             try:
                 response = await call(method(stubs), request, timeout_ms=min(left_ms, attempt_ms))
             except (UnavailableError, UnsupportedVersion) as error:  # the latter: another carrier's port
+                if on_failure is not None:
+                    on_failure(error)
                 if isinstance(error, RequestTimedOut) or error.refresh_metadata:
                     self._failed_at_ms[carrier, endpoint] = self._clock.monotonic_ms()
                 if failure is None or failure.definite:  # one unknown outcome makes the round's outcome unknown

@@ -191,7 +191,9 @@ class Fetcher:
         response = data_pb2.FetchResponse()
         try:
             stub = self._connections.stubs(broker_id).data
-            timeout_ms = self._options.max_wait_ms + self._options.grace_ms
+            # Short at first, because a broker that fell silent may have been replaced; longer if it is only slow.
+            attempts = max(state.attempts for state, _ in asked.values())
+            timeout_ms = self._options.max_wait_ms + (self._options.grace_ms << min(attempts, 4))
             response = await call(stub.Fetch, request, timeout_ms=timeout_ms)
         except LogClusterError as raised:
             error = raised

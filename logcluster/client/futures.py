@@ -7,7 +7,8 @@ cancelling whoever waits changes nothing for the record.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, overload
 
 from logcluster.client.batch import Batch, error_of
@@ -80,32 +81,53 @@ class RecordFuture:
 
 
 class SentRecords(Sequence[RecordAck]):
-    """The acknowledgements of many records, in the order they were sent; made when looked at."""
+    """The acknowledgements of many records, in the order they were sent; made when looked at.
 
-    def __init__(self, futures: list[RecordFuture]) -> None:
-        self._futures = futures
+    Holds runs of records that lie side by side in a batch, so that a million records cost a few hundred entries.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[tuple[Batch, int, int]] = []
+        """Batch, place of the first record in it, timestamp."""
+        self._starts: list[int] = []
+        self._count = 0
+
+    def add(self, batch: Batch, index: int, count: int, timestamp_ms: int) -> None:
+        """`count` records from place `index` of the batch on; they share a timestamp."""
+        self._runs.append((batch, index, timestamp_ms))
+        self._starts.append(self._count)
+        self._count += count
+
+    @property
+    def batches(self) -> list[Batch]:
+        """The batches that hold the records, each once, in order."""
+        return list(dict.fromkeys(batch for batch, _, _ in self._runs))
+
+    def losses(self) -> list[tuple[Batch, int]]:
+        """Batches and how many of these records each holds; whoever asks has asked for the outcome of all."""
+        ends = [*self._starts[1:], self._count]
+        found = []
+        for (batch, index, _), start, end in zip(self._runs, self._starts, ends, strict=True):
+            batch.claimed.update(range(index, index + end - start))
+            found.append((batch, end - start))
+        return found
 
     def __len__(self) -> int:
-        return len(self._futures)
+        return self._count
 
     @overload
     def __getitem__(self, index: int) -> RecordAck: ...
 
     @overload
-    def __getitem__(self, index: slice) -> SentRecords: ...
+    def __getitem__(self, index: slice) -> list[RecordAck]: ...
 
-    def __getitem__(self, index: int | slice) -> RecordAck | SentRecords:
+    def __getitem__(self, index: int | slice) -> RecordAck | list[RecordAck]:
         if isinstance(index, slice):
-            return SentRecords(self._futures[index])
-        return self._futures[index].result()
-
-    def __iter__(self) -> Iterator[RecordAck]:
-        return (future.result() for future in self._futures)
-
-
-def batches_of(futures: list[RecordFuture]) -> list[Batch]:
-    """The batches that hold these records, each once, in order."""
-    return list(dict.fromkeys(future._batch for future in futures))
+            return [self[number] for number in range(self._count)[index]]
+        number = range(self._count)[index]
+        run = bisect_right(self._starts, number) - 1
+        batch, first, timestamp_ms = self._runs[run]
+        return RecordFuture(batch, first + number - self._starts[run], timestamp_ms).result()
 
 
 async def wait_for(batch: Batch) -> None:
@@ -116,15 +138,14 @@ async def wait_for(batch: Batch) -> None:
         await waiter
 
 
-def lost_records(batches: list[Batch], *, count_all: bool = False) -> RecordsLost | None:
-    """One error that names what these batches lost, by partition and reason; None when nothing was.
+def lost_records(losses: Iterable[tuple[Batch, int]]) -> RecordsLost | None:
+    """One error that names what was lost, by partition and reason; None when nothing was.
 
     Args:
-        count_all: count records too whose outcome somebody asked for.
+        losses: batches, and how many of their records count; those that did not fail do not.
     """
     groups: dict[tuple[str, int, type[LogClusterError], str], tuple[LogClusterError, int]] = {}
-    for batch in batches:
-        count = batch.record_count if count_all else batch.lost_count
+    for batch, count in losses:
         if batch.error is None or count == 0:
             continue
         key = (batch.topic, batch.partition, type(batch.error), batch.error.message)

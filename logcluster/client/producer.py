@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from types import TracebackType
 from typing import Literal, Self
 
 from logcluster.client.accumulator import Accumulator, AccumulatorOptions, PartitionQueue
 from logcluster.client.batch import Batch
 from logcluster.client.context import Context
-from logcluster.client.futures import RecordFuture, SentRecords, batches_of, lost_records, wait_for
+from logcluster.client.futures import RecordFuture, SentRecords, lost_records, wait_for
 from logcluster.client.partitioner import StickyPartition, key_hash
 from logcluster.client.records import Headers, RecordAck
 from logcluster.client.sender import Sender
@@ -111,7 +112,7 @@ class Producer:
             await self._finish(is_hurried=error_type is not None and issubclass(error_type, asyncio.CancelledError))
         finally:
             await self._stop()
-        lost = lost_records(self._accumulator.failed)
+        lost = lost_records((batch, batch.lost_count) for batch in self._accumulator.failed)
         self._accumulator.failed.clear()
         if lost is None:
             return
@@ -154,7 +155,7 @@ class Producer:
         try:
             future = self.send_nowait(topic, value, key, headers, partition, timestamp_ms)
         except BufferFull:
-            await self._wait_for_space(_size_bytes(key, value))
+            await self._wait_for_space(_size_bytes(value, key))
             future = self.send_nowait(topic, value, key, headers, partition, timestamp_ms)
         return await future
 
@@ -225,31 +226,23 @@ class Producer:
             RequestError: one is no record; those before it are still written.
         Cancellation: the records taken so far are still written.
         """
-        futures: list[RecordFuture] = []
-        keep = futures.append
-        send = self.send_nowait
-        for number, record in enumerate(records, start=1):
-            key, value = record if isinstance(record, tuple) else (None, record)
-            try:
-                keep(send(topic, value, key, None, partition))
-            except BufferFull:
-                await self._wait_for_space(_size_bytes(key, value))
-                keep(send(topic, value, key, None, partition))
-            if not number % _TURN_RECORDS_MAX:
-                await self._clock.sleep_ms(0)
-        while True:
-            batches = batches_of(futures)
-            waiting = [batch for batch in batches if not batch.is_done]
-            if not waiting:
-                break
-            for batch in waiting:
-                await wait_for(batch)
-        lost = lost_records(batches, count_all=True)
-        if lost is not None:
-            for future in futures:
-                future.exception()
-            raise lost
-        return SentRecords(futures)
+        sent = SentRecords()
+        remaining = iter(records)
+        await self._ensure_route(topic)
+        while chunk := list(islice(remaining, _TURN_RECORDS_MAX)):
+            begin = 0
+            while (begin := self._append_chunk(topic, chunk, begin, partition, sent)) < len(chunk):
+                record = chunk[begin]
+                await self._wait_for_space(_size_bytes(*record) if isinstance(record, tuple) else _size_bytes(record))
+            await self._clock.sleep_ms(0)
+        batches = sent.batches
+        for batch in batches:
+            await wait_for(batch)
+        if any(batch.error is not None for batch in batches):
+            lost = lost_records(sent.losses())
+            if lost is not None:
+                raise lost
+        return sent
 
     async def flush(self) -> None:
         """Wait until every record taken so far has its outcome; failures are left to whoever awaits the records.
@@ -267,6 +260,53 @@ class Producer:
             self._sender.wake_all()
         for batch in self._accumulator.unresolved:
             await wait_for(batch)
+
+    def _append_chunk(
+        self,
+        topic: str,
+        chunk: list[bytes | tuple[bytes | None, bytes | None]],
+        begin: int,
+        partition: int | None,
+        sent: SentRecords,
+    ) -> int:
+        """Append records of the chunk from `begin` on until the buffer is full; returns where to go on."""
+        timestamp_ms = self._now_ms()
+        accumulator = self._accumulator
+        batch: Batch | None = None
+        first = count = size_bytes = 0
+        position = begin
+        try:
+            for record in islice(chunk, begin, None):
+                if batch is not None and type(record) is bytes:
+                    # The common case, without a call per record: the next value of the batch that is open.
+                    added_size_bytes = RECORD_OVERHEAD_BYTES + len(record)
+                    if accumulator.buffered_size_bytes + size_bytes + added_size_bytes > self._buffer_size_bytes:
+                        break
+                    if batch.append(timestamp_ms, None, record, ()):
+                        size_bytes += added_size_bytes
+                        count += 1
+                        position += 1
+                        continue
+                if batch is not None:
+                    sent.add(batch, first, count, timestamp_ms)
+                    batch.buffered_size_bytes += size_bytes
+                    accumulator.buffered_size_bytes += size_bytes
+                    batch, size_bytes = None, 0
+                key, value = record if isinstance(record, tuple) else (None, record)
+                future = self.send_nowait(topic, value, key, None, partition, timestamp_ms)
+                position += 1
+                if key is None:
+                    batch, first, count = future._batch, future._index, 1
+                else:
+                    sent.add(future._batch, future._index, 1, timestamp_ms)
+        except BufferFull:
+            pass
+        finally:
+            if batch is not None:
+                sent.add(batch, first, count, timestamp_ms)
+                batch.buffered_size_bytes += size_bytes
+                accumulator.buffered_size_bytes += size_bytes
+        return position
 
     # Finding the partition.
 
@@ -327,6 +367,22 @@ class Producer:
             await self._sender.wait_for_space()
 
     # Topics not known yet.
+
+    async def _ensure_route(self, topic: str) -> None:
+        """Find the topic's partitions, after the records that wait for the same.
+
+        Raises:
+            UnknownTopicOrPartition: there is no such topic.
+        """
+        self._check_open()
+        while topic not in self._routes:
+            unrouted = self._unrouted.get(topic)
+            if unrouted is not None:
+                await wait_for(unrouted.batch)
+                continue
+            await self._metadata.topic(topic)
+            if topic not in self._unrouted:
+                self._add_route(topic)
 
     def _hold(
         self,
@@ -453,5 +509,5 @@ def _pairs(headers: Headers | Mapping[str, bytes | None]) -> Headers:
     return list(headers.items()) if isinstance(headers, Mapping) else headers
 
 
-def _size_bytes(key: bytes | None, value: bytes | None) -> int:
+def _size_bytes(value: bytes | None, key: bytes | None = None) -> int:
     return RECORD_OVERHEAD_BYTES + len(key or b"") + len(value or b"")

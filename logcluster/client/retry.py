@@ -29,16 +29,6 @@ class RetryPolicy:
         return max(1, full // 2 + generator.randrange(full - full // 2 + 1))
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A failed attempt, as told to the caller of `retry`."""
-
-    error: LogClusterError
-    attempt: int
-    is_outcome_unknown: bool
-    """Some attempt so far, this one or an earlier one, may have been applied."""
-
-
 async def retry(
     call: Callable[[int], Awaitable[Result]],
     *,
@@ -46,7 +36,7 @@ async def retry(
     generator: random.Random,
     policy: RetryPolicy,
     timeout_ms: int,
-    on_failure: Callable[[Failure], None] | None = None,
+    on_failure: Callable[[LogClusterError], None] | None = None,
     is_worth_it: Callable[[LogClusterError], bool] = lambda error: error.retriable,
 ) -> Result:
     """Call until it succeeds, `is_worth_it` says no, or `timeout_ms` is over.
@@ -61,15 +51,13 @@ async def retry(
     """
     deadline_ms = clock.monotonic_ms() + timeout_ms
     attempt = 0
-    is_outcome_unknown = False
     while True:
         attempt += 1
         try:
             return await call(max(1, deadline_ms - clock.monotonic_ms()))
         except LogClusterError as error:
-            is_outcome_unknown = is_outcome_unknown or not error.definite
             if on_failure is not None:
-                on_failure(Failure(error, attempt, is_outcome_unknown))
+                on_failure(error)
             delay_ms = policy.delay_ms(attempt, generator)
             if not is_worth_it(error) or clock.monotonic_ms() + delay_ms >= deadline_ms:
                 raise
