@@ -161,6 +161,7 @@ class ControllerClient:
         backoff_ms = BACKOFF_MS_MIN
         last_error: LogClusterError | None = None
         unknown: LogClusterError | None = None
+        was_redirected = False
         while (remaining_ms := deadline_ms - self._clock.monotonic_ms()) > 0:
             channel = await self.find()
             if channel is not None:
@@ -175,7 +176,11 @@ class ControllerClient:
                     raise last_error
                 if not last_error.definite:
                     unknown = last_error
-                if isinstance(last_error, NotController) and self._controller_id is not None:
+                # Follow a redirection at once, but pause when two nodes point at one another.
+                was_redirected = (
+                    not was_redirected and isinstance(last_error, NotController) and self._controller_id is not None
+                )
+                if was_redirected:
                     continue
             pause_ms = min(backoff_ms, max(1, deadline_ms - self._clock.monotonic_ms()))
             await self._clock.sleep_ms(pause_ms // 2 + self._random.randrange(pause_ms // 2 + 1))
