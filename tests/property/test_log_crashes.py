@@ -311,7 +311,7 @@ class LogUnderPowerLoss(RuleBasedStateMachine):
 
 
 LogUnderPowerLoss.TestCase.settings = settings(
-    max_examples=250, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=120, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestLogUnderPowerLoss = pytest.mark.timeout(120)(LogUnderPowerLoss.TestCase)
 

@@ -91,8 +91,11 @@ def test_damage_below_the_recovery_point_quarantines_even_at_the_end(storage: An
     storage.manager.checkpoint()
     storage.flip(storage.log.size_bytes - 5)
     storage.lose_power() if power_loss else storage.kill()
+    path = f"{storage.directory}/{storage.segments()[0]}"
+    before = storage.disk.open(path).read_at(0, 10**6)
     storage.open()
     assert "recovery point" in storage.manager.quarantined[storage.key].message
+    assert storage.disk.open(path).read_at(0, 10**6) == before, "damage is kept for people to look at"
 
 
 def test_log_shorter_than_its_recovery_point_quarantines(storage: Any) -> None:
@@ -124,7 +127,9 @@ def test_uncommitted_data_is_not_promised_by_the_checkpoint(storage: Any) -> Non
     storage.log.flush()
     storage.log.high_watermark = 6
     storage.manager.checkpoint()
+    written = storage.disk.open("/data/checkpoint.json").read_at(0, 10**6)
     storage.log.truncate_to(8)
+    assert storage.disk.open("/data/checkpoint.json").read_at(0, 10**6) == written
     storage.kill()
     storage.open()
     assert not storage.manager.quarantined

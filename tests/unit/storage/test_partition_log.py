@@ -8,6 +8,7 @@ import pytest
 from logcluster.model.errors import CorruptLog, OffsetOutOfRange, ShuttingDown, StorageFailure
 from logcluster.model.ids import TopicPartition
 from logcluster.model.invariants import InvariantViolation
+from logcluster.sim.disk import SimulatedFile
 from logcluster.storage.log_config import LogConfig
 
 
@@ -196,25 +197,27 @@ def test_damaged_batch_is_never_served(storage: Any) -> None:
         log.append(b"")
 
 
-def test_read_during_truncation_is_retried_not_taken_for_damage(storage: Any, batch: Any) -> None:
-    storage.append(12)
+def test_read_during_truncation_is_retried_not_taken_for_damage(
+    storage: Any, batch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.append(9)
     log = storage.log
-    original = storage.disk.open
-    calls = []
+    original = SimulatedFile.read_at
+    cuts: list[int] = []
 
-    def open_and_truncate(path: str, *, create: bool = False) -> Any:
-        file = original(path, create=create)
-        if not calls:
-            calls.append(path)
-            log.truncate_to(8)
-            storage.append(1, leader_epoch=1, size=1400)
-        return file
+    def read_after_a_cut(file: SimulatedFile, position: int, size_bytes: int) -> bytes:
+        if not cuts:
+            cuts.append(position)
+            log.truncate_to(4)
+            storage.append(1, leader_epoch=1, size=2400)
+        return original(file, position, size_bytes)
 
-    storage.disk.open = open_and_truncate
-    read = log.read(8, size_bytes_max=1, end_offset=10)
-    assert calls
-    assert read.data == batch(8, leader_epoch=1, size=1400)
+    monkeypatch.setattr(SimulatedFile, "read_at", read_after_a_cut)
+    read = log.read(14, size_bytes_max=1, end_offset=18)
+    assert cuts[0] > 1000
+    assert read.data == b""
     assert log.failure is None
+    assert log.read(4, size_bytes_max=1, end_offset=6).data == batch(4, leader_epoch=1, size=2400)
 
 
 def test_truncation_cuts_whole_batches_over_segments(storage: Any, batch: Any) -> None:
@@ -243,6 +246,20 @@ def test_truncation_is_durable_before_anything_is_written_over_it(storage: Any) 
         storage.open()
         assert not storage.manager.quarantined
         assert storage.log.log_end_offset in {20, 22}
+
+
+@pytest.mark.parametrize("in_flight", [True, False])
+def test_truncation_syncs_earlier_segments_before_it_calls_them_flushed(storage: Any, in_flight: bool) -> None:
+    for seed in range(20):
+        storage.__init__()
+        storage.append(40)
+        if in_flight:
+            storage.log.prepare_flush()
+        storage.log.truncate_to(76)
+        assert storage.log.flushed_offset == 76
+        storage.lose_power(seed)
+        storage.open()
+        assert storage.log.log_end_offset == 76
 
 
 def test_truncation_below_the_log_start_empties_the_log(storage: Any) -> None:
