@@ -417,7 +417,11 @@ class Node:
     def _controller_view(self) -> ControllerView:
         if self.raft is None:
             return ControllerView(self.client.controller_id, 0)
-        return ControllerView(self.raft.leader_id, self.raft.term)
+        leader_id = self.raft.leader_id
+        if leader_id == self.config.node.id and not (self.controller is not None and self.controller.is_active):
+            # Elected, but its state is not complete yet: nobody should ask it.
+            leader_id = None
+        return ControllerView(leader_id, self.raft.term)
 
     def _facts(self) -> NodeFacts:
         reasons = []
