@@ -101,7 +101,7 @@ class Flusher:
 
     def _take_group(self) -> Group:
         """Take a fair share of what is dirty; a log whose flush is under way is not among it until it completes."""
-        share = -(-len(self._dirty) // max(1, len(self._idle) + 1))
+        share = -(-len(self._dirty) // max(1, self._workers_max - self._busy_count))
         group: list[tuple[Partition, PendingFlush]] = []
         for partition in list(self._dirty)[:share]:
             del self._dirty[partition]
