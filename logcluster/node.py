@@ -515,6 +515,7 @@ def run(config: NodeConfig) -> int:
     """
     logs.configure(level=config.log.level, format_name=config.log.format, node_id=config.node.id)
     process.tune_memory()
+    process.raise_open_files_limit()
 
     async def main() -> int:
         await serve(config)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import resource
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -33,6 +34,17 @@ def tune_memory() -> bool:
         (M_ARENA_MAX, 2),
     )
     return all(mallopt(option, value) == 1 for option, value in settings)
+
+
+def raise_open_files_limit() -> int:
+    """Allow as many open files as the system lets this process have; returns the limit. Segments stay open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            return soft
+    return hard
 
 
 def tune_garbage_collector() -> None:
