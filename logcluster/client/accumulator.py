@@ -12,6 +12,7 @@ Pure: time comes as `now_ms`; `sender` carries out. The rules, per partition:
 - When a sent batch is given up, there is a gap that the broker will not let later batches cross. Then a new producer
   epoch begins for this partition alone, at sequence 0, but only when everything sent is resolved: a batch whose
   outcome is unknown keeps its sequence until the broker has spoken, or it would be written twice.
+- A batch of several records that is too large for its topic is split, like a gap, and later ones are made smaller.
 - A batch behind a gap that is *certain* cannot have been written, whatever its own attempts seemed to say.
 
 Sources: KIP-98, KIP-360, KAFKA-14034, librdkafka #4953 and #4382, Redpanda #3039.
@@ -31,6 +32,7 @@ from logcluster.model.errors import (
     InvalidProducerEpoch,
     LeaderNotAvailable,
     LogClusterError,
+    MessageTooLarge,
     OutOfOrderSequenceNumber,
     UnknownProducerId,
 )
@@ -118,6 +120,7 @@ class PartitionQueue:
         "_is_reset_due",
         "_next_order",
         "_options",
+        "_size_bytes_max",
         "in_flight",
         "next_sequence",
         "open_batch",
@@ -144,11 +147,12 @@ class PartitionQueue:
         self.producer_id: int | None = None
         self.producer_epoch = -1
         self.next_sequence = 0
+        self._size_bytes_max = accumulator.options.batch_size_bytes
         self._next_order = 0
         self._is_known = False
         """The broker has accepted a batch from this producer id, so it knows which sequence must follow."""
         self._is_reset_due = False
-        self._gap_order: int | None = None
+        self._gap_order: tuple[int, ...] | None = None
         """Batches after this one certainly were not and will not be written under the present epoch."""
 
     @property
@@ -170,7 +174,7 @@ class PartitionQueue:
             self.topic,
             self.partition,
             compression=options.compression,
-            size_bytes_max=options.batch_size_bytes,
+            size_bytes_max=self._size_bytes_max,
             created_ms=now_ms,
             deadline_ms=now_ms + options.delivery_timeout_ms,
         )
@@ -212,7 +216,7 @@ class PartitionQueue:
             self.pending.popleft()
             if batch is self.open_batch:
                 self.close_batch()
-            batch.order = self._next_order
+            batch.order = (self._next_order,)
             self._next_order += 1
             self._assign_sequence(batch)
         else:
@@ -266,12 +270,15 @@ class PartitionQueue:
         self._accumulator.finished(batch)
 
     def fail_attempt(self, batch: Batch, error: LogClusterError, *, now_ms: int, backoff_ms: int) -> bool:
-        """An attempt failed; returns True when the batch will be sent again, False when it was given up."""
+        """An attempt failed; True when the batch, or its parts, will be sent again, False when it was given up."""
         self.in_flight.remove(batch)
         if not error.definite and batch.unknown_error is None:
             batch.unknown_error = error
         batch.last_error = error
         batch.not_before_ms = now_ms + backoff_ms
+        if isinstance(error, MessageTooLarge) and batch.record_count > 1 and not batch.is_outcome_unknown:
+            self._split(batch, error)
+            return True
         if self._options.is_idempotent and isinstance(
             error, OutOfOrderSequenceNumber | UnknownProducerId | InvalidProducerEpoch
         ):
@@ -325,12 +332,27 @@ class PartitionQueue:
         self.pending.clear()
 
     def _give_up(self, batch: Batch, error: LogClusterError) -> None:
-        if batch.order >= 0 and self._options.is_idempotent:
+        if batch.order:
+            self._leave_gap(batch)
+        batch.fail(error)
+        self._accumulator.finished(batch)
+
+    def _leave_gap(self, batch: Batch) -> None:
+        """A batch that was sent will not be sent again under its sequence."""
+        if self._options.is_idempotent:
             self._is_reset_due = True
             if not batch.is_outcome_unknown and (self._gap_order is None or batch.order < self._gap_order):
                 self._gap_order = batch.order
-        batch.fail(error)
-        self._accumulator.finished(batch)
+
+    def _split(self, batch: Batch, error: LogClusterError) -> None:
+        """Put smaller batches in the place of one that the topic does not take."""
+        size_bytes = batch.builder.size_bytes
+        limit = str(error.facts.get("size_bytes_max", ""))
+        size_bytes_max = int(limit) if limit.isdecimal() and 0 < int(limit) < size_bytes else size_bytes // 2
+        self._size_bytes_max = min(self._size_bytes_max, size_bytes_max)
+        self._leave_gap(batch)
+        for part in batch.split(size_bytes_max):
+            insort(self.retries, part, key=_by_order)
 
     # Identity and sequence.
 
@@ -394,7 +416,7 @@ class PartitionQueue:
         Raises:
             InvariantViolation: it does not.
         """
-        if len(self.in_flight) + len(self.retries) > self._options.max_in_flight:
+        if len(self.in_flight) > self._options.max_in_flight:
             raise InvariantViolation("unresolved batches are bounded", topic=self.topic, partition=self.partition)
         if self.open_batch is not None and (not self.pending or self.pending[-1] is not self.open_batch):
             raise InvariantViolation("the open batch is the last one waiting", topic=self.topic)

@@ -6,10 +6,13 @@ retry has exactly the range of the first attempt; it is finished once.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from operator import itemgetter
 from typing import Final, Protocol
 
 from logcluster.model.errors import LogClusterError
 from logcluster.model.invariants import InvariantViolation
+from logcluster.record.batch import decode_records
 from logcluster.record.builder import BatchBuilder
 from logcluster.record.compression import Compression
 
@@ -54,6 +57,7 @@ class Batch:
         "buffered_size_bytes",
         "builder",
         "claimed",
+        "compression",
         "created_ms",
         "deadline_ms",
         "error",
@@ -65,6 +69,7 @@ class Batch:
         "not_before_ms",
         "order",
         "partition",
+        "parts",
         "producer_epoch",
         "producer_id",
         "reset_count",
@@ -85,6 +90,7 @@ class Batch:
     ) -> None:
         self.topic = topic
         self.partition = partition
+        self.compression = compression
         self.builder = BatchBuilder(compression=compression, size_bytes_max=size_bytes_max)
         self.append = self.builder.append
         self.created_ms = created_ms
@@ -97,8 +103,10 @@ class Batch:
         """Records whose outcome somebody asked for."""
         self.attempts = 0
         self.reset_count = 0
-        self.order = -1
-        """Place among the batches of its partition that were sent; -1 before."""
+        self.order: tuple[int, ...] = ()
+        """Place among the batches of its partition that were sent, parts after their whole; empty before."""
+        self.parts: list[tuple[int, Batch]] = []
+        """After a split: smaller batches and the place of their first record in this one."""
         self.not_before_ms = 0
         self.leader_epoch = -1
         """Of the last attempt."""
@@ -162,6 +170,43 @@ class Batch:
         self._finish()
         if record_count is not None:
             self._final_count = record_count
+
+    def split(self, size_bytes_max: int) -> list[Batch]:
+        """End this batch, which was certainly not written, in favour of smaller ones with the same records in order."""
+        records = decode_records(self.builder.build(), check_crc=False)
+        parts: list[tuple[int, Batch]] = []
+        part: Batch | None = None
+        share_bytes = self.buffered_size_bytes // len(records)
+        for index, record in enumerate(records):
+            fields = (record.timestamp, record.key, record.value, record.headers)
+            if part is None or not part.append(*fields):
+                part = Batch(
+                    self.topic,
+                    self.partition,
+                    compression=self.compression,
+                    size_bytes_max=size_bytes_max,
+                    created_ms=self.created_ms,
+                    deadline_ms=self.deadline_ms,
+                )
+                part.is_closed = True
+                part.order = (*self.order, len(parts))
+                part.append(*fields)
+                parts.append((index, part))
+            if index in self.claimed:
+                part.claimed.add(index - parts[-1][0])
+            part.buffered_size_bytes += share_bytes
+        parts[0][1].buffered_size_bytes += self.buffered_size_bytes - share_bytes * len(records)
+        self.parts = parts
+        self._finish()
+        return [part for _, part in parts]
+
+    def leaf(self, index: int) -> tuple[Batch, int]:
+        """Where the record at `index` is after splits: the batch, and the place in it."""
+        batch = self
+        while batch.parts:
+            first, part = batch.parts[bisect_right(batch.parts, index, key=itemgetter(0)) - 1]
+            batch, index = part, index - first
+        return batch, index
 
     def _finish(self) -> None:
         if self.is_done:

@@ -33,9 +33,17 @@ class RecordFuture:
         self._batch = batch
         self._index = index
 
+    def _leaf(self) -> Batch:
+        """The batch the record is in now."""
+        batch = self._batch
+        if batch.parts:
+            batch, self._index = batch.leaf(self._index)
+            self._batch = batch
+        return batch
+
     def done(self) -> bool:
         """Whether the outcome is known."""
-        return self._batch.is_done
+        return self._leaf().is_done
 
     def result(self) -> RecordAck:
         """The acknowledgement.
@@ -44,7 +52,7 @@ class RecordFuture:
             LogClusterError: the record was not written, or (`definite` false) may not have been.
             asyncio.InvalidStateError: the outcome is not known yet.
         """
-        batch = self._batch
+        batch = self._leaf()
         if not batch.is_done:
             raise asyncio.InvalidStateError("the record has no outcome yet")
         if batch.error is not None:
@@ -65,14 +73,15 @@ class RecordFuture:
         Raises:
             asyncio.InvalidStateError: the outcome is not known yet.
         """
-        if not self._batch.is_done:
+        batch = self._leaf()
+        if not batch.is_done:
             raise asyncio.InvalidStateError("the record has no outcome yet")
-        if self._batch.error is not None:
-            self._batch.claimed.add(self._index)
-        return self._batch.error
+        if batch.error is not None:
+            batch.claimed.add(self._index)
+        return batch.error
 
     def __await__(self) -> Generator[Any, None, RecordAck]:
-        while not (batch := self._batch).is_done:
+        while not (batch := self._leaf()).is_done:
             batch.claimed.add(self._index)
             waiter = asyncio.get_running_loop().create_future()
             batch.waiters.append(waiter)
@@ -107,9 +116,15 @@ class SentRecords(Sequence[RecordAck]):
         """Batches and how many of these records each holds; whoever asks has asked for the outcome of all."""
         ends = [*self._starts[1:], self._count]
         found = []
-        for (batch, index, _), start, end in zip(self._runs, self._starts, ends, strict=True):
-            batch.claimed.update(range(index, index + end - start))
-            found.append((batch, end - start))
+        for (batch, first, _), start, end in zip(self._runs, self._starts, ends, strict=True):
+            if not batch.parts:
+                batch.claimed.update(range(first, first + end - start))
+                found.append((batch, end - start))
+                continue
+            for index in range(first, first + end - start):
+                leaf, leaf_index = batch.leaf(index)
+                leaf.claimed.add(leaf_index)
+                found.append((leaf, 1))
         return found
 
     def __len__(self) -> int:
@@ -131,11 +146,18 @@ class SentRecords(Sequence[RecordAck]):
 
 
 async def wait_for(batch: Batch) -> None:
-    """Wait until the batch has its outcome. Cancellation: atomic."""
+    """Wait until the batch, with all it was split into, has its outcome. Cancellation: atomic."""
     while not batch.is_done:
         waiter = asyncio.get_running_loop().create_future()
         batch.waiters.append(waiter)
         await waiter
+    for _, part in batch.parts:
+        await wait_for(part)
+
+
+def has_failed(batch: Batch) -> bool:
+    """Whether some record of a finished batch was not written."""
+    return batch.error is not None or any(has_failed(part) for _, part in batch.parts)
 
 
 def lost_records(losses: Iterable[tuple[Batch, int]]) -> RecordsLost | None:

@@ -19,7 +19,7 @@ from typing import Literal, Self
 from logcluster.client.accumulator import Accumulator, AccumulatorOptions, PartitionQueue
 from logcluster.client.batch import Batch
 from logcluster.client.context import Context
-from logcluster.client.futures import RecordFuture, SentRecords, lost_records, wait_for
+from logcluster.client.futures import RecordFuture, SentRecords, has_failed, lost_records, wait_for
 from logcluster.client.partitioner import StickyPartition, key_hash
 from logcluster.client.records import Headers, RecordAck
 from logcluster.client.sender import Sender
@@ -238,7 +238,7 @@ class Producer:
         batches = sent.batches
         for batch in batches:
             await wait_for(batch)
-        if any(batch.error is not None for batch in batches):
+        if any(map(has_failed, batches)):
             lost = lost_records(sent.losses())
             if lost is not None:
                 raise lost

@@ -370,6 +370,43 @@ def test_closing_leaves_the_outcome_of_sent_batches_unknown() -> None:
     assert accumulator.failed == [sent, waiting]
 
 
+def test_batch_too_large_for_its_topic_is_split_in_place_and_later_ones_are_smaller() -> None:
+    accumulator = make()
+    queue = established(accumulator)
+    whole = queue.begin_batch(0)
+    for index in range(10):
+        assert whole.append(1, None, b"%d" % index * 40, ())
+    whole.claimed.add(7)
+    whole.buffered_size_bytes = accumulator.buffered_size_bytes = 1003
+    behind = add(queue)
+    queue.close_batch()
+    take_all(queue)
+    assert fail(queue, whole, errors.MessageTooLarge(size_bytes_max="250"))
+    assert fail(queue, behind, errors.OutOfOrderSequenceNumber())
+    parts = []
+    while queue.retries:
+        (part,) = take_all(queue)
+        assert read_header(part.payload()).size_bytes <= 250
+        parts.append(part)
+        queue.succeed(part, base_offset=0)
+    assert parts[-1] is behind
+    assert [part.base_sequence for part in parts] == [0, 4, 8, 10]
+    assert {part.producer_epoch for part in parts} == {1}
+    assert whole.leaf(7) == (parts[1], 3)
+    assert parts[1].claimed == {3}
+    assert accumulator.buffered_size_bytes == 0
+    later = queue.begin_batch(0)
+    assert later.append(1, None, b"x" * 150, ())
+    assert not later.append(1, None, b"x" * 150, ())
+
+
+def test_single_record_too_large_is_given_up() -> None:
+    queue = established(make())
+    batch = add(queue)
+    take_all(queue)
+    assert not fail(queue, batch, errors.MessageTooLarge())
+
+
 def test_bytes_are_given_back_with_the_outcome() -> None:
     accumulator = make()
     queue = established(accumulator)

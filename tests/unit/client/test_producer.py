@@ -463,3 +463,24 @@ async def test_refused_connection_is_retried_until_the_broker_is_back() -> None:
         cluster.before = refuse
         await producer.send("t", b"v")
     assert (partition.end_offset, refusals) == (1, 3)
+
+
+async def test_records_of_a_batch_too_large_for_its_topic_are_written_in_order() -> None:
+    cluster = FakeCluster()
+    (partition,) = cluster.add_topic("t")
+    append = partition.append
+
+    def bounded(data: bytes) -> int:
+        if len(data) > 500:
+            raise errors.MessageTooLarge(size_bytes_max=500)
+        return append(data)
+
+    partition.append = bounded  # type: ignore[method-assign]
+    async with cluster.client() as client, client.producer(compression="none") as producer:
+        await producer.send("t", b"0")
+        future = producer.send_nowait("t", b"x" * 600)
+        sent = await producer.send_many("t", [b"%d" % index for index in range(1, 500)])
+        assert [ack.offset for ack in sent] == list(range(1, 500))
+        with pytest.raises(errors.MessageTooLarge):
+            await future
+    assert numbers([partition]) == [list(range(500))]
