@@ -97,7 +97,9 @@ async def test_a_peer_that_breaks_the_protocol_is_told_and_cut(lane: Carrier, br
 
 def frames_of(answer: bytes) -> list[frames.Frame]:
     decoder = frames.FrameDecoder(frame_size_bytes_max=1 << 24)
-    return decoder.feed(answer[frames.PREFACE.size :])
+    data = answer[frames.PREFACE.size :]
+    decoder.buffer()[: len(data)] = data
+    return decoder.received(len(data))
 
 
 async def until(condition: Any) -> None:

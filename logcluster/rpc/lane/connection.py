@@ -112,7 +112,6 @@ class LaneConnection(LaneProtocol, Generic[CallType]):
         self.close_reason: Exception | None = None
         self._is_server = is_server
         self._decoder = frames.FrameDecoder(frame_size_bytes_max=options.frame_size_bytes_max)
-        self._preface = b""
         self._transport: asyncio.Transport | None = None
         self._out: list[frames.Buffer] = []
         self._out_size_bytes = 0
@@ -171,7 +170,7 @@ class LaneConnection(LaneProtocol, Generic[CallType]):
             if self.is_ready:
                 received = self._decoder.received(nbytes)
             else:
-                received = self._read_preface(self._decoder.take_raw(nbytes))
+                received = self._read_preface(nbytes)
             on_frame = self.on_frame
             for kind, call_id, payload in received:
                 on_frame(kind, call_id, payload)
@@ -264,18 +263,19 @@ class LaneConnection(LaneProtocol, Generic[CallType]):
 
     # Beginning, life and end.
 
-    def _read_preface(self, data: bytes) -> list[frames.Frame]:
-        self._preface += data
-        if len(self._preface) < frames.PREFACE.size:
-            frames.check_preface_start(self._preface)
+    def _read_preface(self, size_bytes: int) -> list[frames.Frame]:
+        decoder = self._decoder
+        decoder.written(size_bytes)
+        preface = decoder.peek(frames.PREFACE.size)
+        if len(preface) < frames.PREFACE.size:
+            frames.check_preface_start(preface)
             return []
-        self.peer_credit_bytes, self.peer_frame_size_bytes_max = frames.decode_preface(self._preface)
-        rest = self._preface[frames.PREFACE.size :]
-        self._preface = b""
+        self.peer_credit_bytes, self.peer_frame_size_bytes_max = frames.decode_preface(preface)
+        decoder.skip(frames.PREFACE.size)
         self.is_ready = True
         self._watch_life()
         self.on_ready()
-        return self._decoder.feed(rest)
+        return decoder.received(0)
 
     def _handshake_late(self) -> None:
         self.fail(frames.FrameError(f"no lane preface within {self.options.handshake_timeout_ms} ms"))
