@@ -22,6 +22,7 @@ from logcluster.broker.flusher import Flusher
 from logcluster.broker.isr_updates import IsrController, IsrUpdates
 from logcluster.broker.partition import Partition
 from logcluster.broker.producer_recovery import load_producers
+from logcluster.broker.replica_description import ReplicaDescription, describe_replica
 from logcluster.broker.replica_feed import ReplicaFeed
 from logcluster.broker.replica_stream import ReplicaStream
 from logcluster.broker.replica_upkeep import ReplicaUpkeep, UpkeepSettings
@@ -66,27 +67,6 @@ class ReplicaSettings:
     replica_lag_time_ms_max: int = 10_000
     flush_workers_max: int = 4
     upkeep: UpkeepSettings = field(default_factory=UpkeepSettings)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaDescription:
-    """One hosted replica, for people and for the admin service."""
-
-    topic: str
-    partition: int
-    role: str
-    leader_id: int | None
-    leader_epoch: int | None
-    log_start_offset: int
-    high_watermark: int
-    log_end_offset: int
-    flushed_offset: int
-    size_bytes: int
-    lag: int
-    """As a follower: records behind the leader as last heard; 0 otherwise."""
-    in_sync_replicas: tuple[int, ...]
-    remotes: tuple[tuple[int, int, int], ...]
-    """As the leader: (broker id, reported offset, log end offset) of each other replica."""
 
 
 class ReplicaManager:
@@ -530,7 +510,7 @@ class ReplicaManager:
 
     def describe_replicas(self) -> list[ReplicaDescription]:
         """All hosted replicas, by topic and partition."""
-        found = [_describe(partition) for partition in self._by_id.values()]
+        found = [describe_replica(partition) for partition in self._by_id.values()]
         return sorted(found, key=lambda replica: (replica.topic, replica.partition))
 
 
@@ -547,27 +527,3 @@ def log_config(config: TopicConfig) -> LogConfig:
 
 def _loader(log: PartitionLog, producers: ProducerStates, now_ms: int) -> Callable[[], None]:
     return lambda: load_producers(log, producers, now_ms=now_ms)
-
-
-def _describe(partition: Partition) -> ReplicaDescription:
-    leader, follower, log = partition.leader, partition.follower, partition.log
-    remotes: tuple[tuple[int, int, int], ...] = ()
-    if leader is not None:
-        remotes = tuple(
-            (remote.broker_id, remote.reported_offset, remote.log_end_offset) for remote in leader.remotes.values()
-        )
-    return ReplicaDescription(
-        topic=partition.topic,
-        partition=partition.index,
-        role="leader" if leader is not None else "follower" if follower is not None else "none",
-        leader_id=partition.leader_id,
-        leader_epoch=partition.leader_epoch,
-        log_start_offset=log.log_start_offset,
-        high_watermark=partition.high_watermark,
-        log_end_offset=log.log_end_offset,
-        flushed_offset=log.flushed_offset,
-        size_bytes=log.size_bytes,
-        lag=0 if follower is None else max(0, follower.leader_end_offset - log.log_end_offset),
-        in_sync_replicas=() if leader is None else leader.in_sync_replicas,
-        remotes=remotes,
-    )
