@@ -326,6 +326,7 @@ class Node:
             controller=self.client,
             broker_epoch=lambda: self.lifecycle.broker_epoch,
             on_failure=self._on_directory_failure,
+            on_fault=self._fault,
         )
         self.hosted = HostedReplicas(self.replicas, self._clock)
         self.loader.subscribe(self.replicas)
