@@ -3,7 +3,8 @@
 `Boundary` is the outermost wrapper. It turns a `LogClusterError` into its status (`wire.status`), any other exception
 into INTERNAL with an incident id whose text stays in our log, and takes care of a stray `CancelledError`: grpc.aio
 (1.85.1) never answers a call whose handler lets one escape (grpc/grpc issue 29248). It is re-raised only when this
-task is really being cancelled; otherwise the caller gets UNAVAILABLE.
+task is really being cancelled; otherwise the caller gets UNAVAILABLE. A cancellation that the handler lost is raised
+again.
 
 A further interceptor is an object with `intercept(method, handler) -> handler`, called once per method; `handler` is
 what the generated code registered, and may be replaced with `replace_behaviour`.
@@ -114,7 +115,9 @@ class Boundary:
                     remaining = context.time_remaining()
                     if remaining is None or remaining > deadline_max:
                         return await self._capped(behaviour, request, context)
-                return await behaviour(request, context)
+                response = await behaviour(request, context)
+                _raise_lost_cancellation()
+                return response
             except (Exception, asyncio.CancelledError) as error:
                 await self._answer_error(method, error, context)
                 raise
@@ -136,6 +139,7 @@ class Boundary:
                     await _write_all(produced, context)
                 else:
                     await produced
+                _raise_lost_cancellation()
             except (Exception, asyncio.CancelledError) as error:
                 await self._answer_error(method, error, context)
                 raise
@@ -187,6 +191,16 @@ class Boundary:
             errors.UnknownServerError(f"unexpected error, incident {incident}", incident=incident)
         )
         await context.abort(code, message, trailing)
+
+
+def _raise_lost_cancellation() -> None:
+    """Cancel a handler that has answered although it was cancelled.
+
+    On Python 3.11 a TaskGroup under `except*` can lose its task's cancellation (python/cpython issue 116720).
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def _write_all(responses: AsyncIterator[Any], context: Any) -> None:

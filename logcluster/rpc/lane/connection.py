@@ -167,10 +167,7 @@ class LaneConnection(LaneProtocol, Generic[CallType]):
             return
         self._heard = True
         try:
-            if self.is_ready:
-                received = self._decoder.received(nbytes)
-            else:
-                received = self._read_preface(nbytes)
+            received = self._decoder.received(nbytes) if self.is_ready else self._read_preface(nbytes)
             on_frame = self.on_frame
             for kind, call_id, payload in received:
                 on_frame(kind, call_id, payload)
