@@ -318,7 +318,16 @@ class PartitionQueue:
             batch = self.pending.popleft()
             if batch is self.open_batch:
                 self.close_batch()
-            self._give_up(batch, LeaderNotAvailable("the batch could not be sent within `delivery_timeout_ms`"))
+            self._give_up(
+                batch,
+                batch.last_error or LeaderNotAvailable("the batch could not be sent within `delivery_timeout_ms`"),
+            )
+
+    def hasten(self, deadline_ms: int, error: LogClusterError) -> None:
+        """Give up what is not in flight at `deadline_ms` at the latest, for the reason of `error`."""
+        for batch in (*self.retries, *self.pending):
+            batch.deadline_ms = min(batch.deadline_ms, deadline_ms)
+            batch.last_error = error
 
     def abandon(self, error: LogClusterError) -> None:
         """Give up everything; what was sent may have been written."""

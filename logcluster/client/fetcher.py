@@ -16,6 +16,7 @@ from typing import Literal
 from logcluster.client.chunk import Chunk
 from logcluster.client.connections import call
 from logcluster.client.context import Context
+from logcluster.client.metadata_cache import Leader
 from logcluster.client.offsets import isolation_to_wire, look_up_offsets
 from logcluster.client.records import Timestamp, normalize_point
 from logcluster.client.subscription import PartitionState, Subscription
@@ -120,39 +121,36 @@ class Fetcher:
             return
         now_ms = self._clock.monotonic_ms()
         options = self._options
-        is_refresh_needed = False
-        due_ms: int | None = None
         by_leader: dict[int, list[tuple[PartitionState, int]]] = {}
-        has_unknown = False
+        due: list[int] = []
         for state in self._subscription.states:
-            if state.position is None:
-                has_unknown = True
-                continue
+            if state.wants_data(now_ms, buffered_size_bytes_max=options.partition_size_bytes_max):
+                leader = self._leader_of(state, now_ms)
+                if leader is not None and leader.broker_id is not None:
+                    by_leader.setdefault(leader.broker_id, []).append((state, leader.leader_epoch))
             if now_ms < state.not_before_ms:
-                due_ms = state.not_before_ms if due_ms is None else min(due_ms, state.not_before_ms)
-                continue
-            if not state.wants_data(now_ms, buffered_size_bytes_max=options.partition_size_bytes_max):
-                continue
-            leader = self._metadata.cache.leader(state.topic, state.partition)
-            if leader is None or leader.broker_id is None:
-                is_refresh_needed = True
-                self._back_off(state, now_ms)
-                due_ms = state.not_before_ms if due_ms is None else min(due_ms, state.not_before_ms)
-                continue
-            by_leader.setdefault(leader.broker_id, []).append((state, leader.leader_epoch))
+                due.append(state.not_before_ms)
         for broker_id, states in by_leader.items():
-            if (
-                self._fetches.get(broker_id, 0) < FETCHES_PER_BROKER_MAX
-                and self._buffered_size_bytes < options.buffer_size_bytes
-            ):
+            has_room = self._buffered_size_bytes < options.buffer_size_bytes
+            if has_room and self._fetches.get(broker_id, 0) < FETCHES_PER_BROKER_MAX:
                 self._launch(broker_id, states)
-        if has_unknown and not self._is_looking_up:
+        if not self._is_looking_up and any(state.position is None for state in self._subscription.states):
             self._is_looking_up = True
             self._scope.spawn(self._look_up_positions(), name="positions")
-        if due_ms is not None:
-            self._arm(due_ms - now_ms)
-        if is_refresh_needed:
+        if due:
+            self._arm(min(due) - now_ms)
+
+    def _leader_of(self, state: PartitionState, now_ms: int) -> Leader | None:
+        """Whom to ask; None while nobody leads, and then the partition backs off."""
+        leader = self._metadata.cache.leader(state.topic, state.partition)
+        if leader is not None and leader.broker_id is not None:
+            return leader
+        if self._metadata.cache.is_missing(state.topic):
+            self._failed(state, UnknownTopicOrPartition(f"topic {state.topic!r} does not exist any more"))
+        else:
+            self._back_off(state, now_ms)
             self._metadata.request_refresh()
+        return None
 
     # Requests.
 
@@ -202,7 +200,10 @@ class Fetcher:
             for state, generation in asked.values():
                 if state.generation == generation:
                     state.is_fetching = False
-        if error is not None:
+        if error is None:
+            for state, _ in asked.values():
+                state.attempts = 0
+        else:
             self._connections.note_failure(broker_id)
             for state, generation in asked.values():
                 if state.generation == generation:
@@ -257,18 +258,21 @@ class Fetcher:
     def _failed(self, state: PartitionState, error: LogClusterError) -> None:
         now_ms = self._clock.monotonic_ms()
         self._back_off(state, now_ms)
-        if isinstance(error, OffsetOutOfRange) and self._resets(state):
-            return
         is_retried = error.retriable
-        if isinstance(error, UnknownTopicOrPartition):
-            state.unknown_since_ms = state.unknown_since_ms or now_ms
-            is_retried = now_ms - state.unknown_since_ms < self._context.options.topic_wait_ms
+        is_beyond_end = isinstance(error, OffsetOutOfRange) and state.fetch_offset > (state.log_start_offset or 0)
+        if is_beyond_end or isinstance(error, UnknownTopicOrPartition):
+            # A new leader may not know the topic, or the end of its log, for a moment.
+            state.refused_since_ms = now_ms if state.refused_since_ms is None else state.refused_since_ms
+            is_retried = now_ms - state.refused_since_ms < self._context.options.topic_wait_ms
         if is_retried:
             self._metadata.request_refresh()
+            return
+        if isinstance(error, OffsetOutOfRange) and self._resets(state):
             return
         error.facts = {**error.facts, "topic": state.topic, "partition": state.partition}
         state.not_before_ms = 1 << 62  # until the user seeks
         self._chunks.append(Chunk(state, b"", next_offset=0, error=error))
+        self.tell()
 
     def _resets(self, state: PartitionState) -> bool:
         """The position is outside of the log: whether to look up another one.

@@ -147,6 +147,8 @@ class MetadataCache:
         topic = self._topics.get(topic_name)
         if topic is None:
             return False
+        if leader_id is not None and leader_id < 0:
+            leader_id = None
         known = topic.leaders.get(partition)
         if known is not None and leader_epoch <= known.leader_epoch:
             return False

@@ -133,6 +133,10 @@ class Sender:
             self._active[queue] = None
             leader = self._metadata.cache.leader(queue.topic, queue.partition)
             if leader is None or leader.broker_id is None:
+                if self._metadata.cache.is_missing(queue.topic):
+                    # Deleted, it seems; do not insist for the whole delivery timeout.
+                    gone = UnknownTopicOrPartition(f"topic {queue.topic!r} does not exist any more")
+                    queue.hasten(now_ms + self._topic_wait_ms, gone)
                 is_refresh_needed = True
                 self._arm(now_ms + self._policy.backoff_ms_max, now_ms)
                 continue
@@ -242,9 +246,6 @@ class Sender:
 
     def _fail(self, queue: PartitionQueue, batch: Batch, error: LogClusterError) -> None:
         now_ms = self._clock.monotonic_ms()
-        if isinstance(error, UnknownTopicOrPartition):
-            # The topic was deleted, or the broker has not heard of it yet; do not insist for the whole timeout.
-            batch.deadline_ms = min(batch.deadline_ms, now_ms + self._topic_wait_ms)
         backoff_ms = self._policy.delay_ms(batch.attempts, self._generator)
         queue.fail_attempt(batch, error, now_ms=now_ms, backoff_ms=backoff_ms)
 

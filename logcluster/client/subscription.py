@@ -30,9 +30,9 @@ class PartitionState:
         "not_before_ms",
         "partition",
         "position",
+        "refused_since_ms",
         "start",
         "topic",
-        "unknown_since_ms",
     )
 
     def __init__(self, topic: str, partition: int, *, start: Point) -> None:
@@ -55,7 +55,7 @@ class PartitionState:
         self.buffered_size_bytes = 0
         self.attempts = 0
         self.not_before_ms = 0
-        self.unknown_since_ms: int | None = None
+        self.refused_since_ms: int | None = None
 
     @property
     def name(self) -> TopicPartition:
@@ -95,7 +95,7 @@ class PartitionState:
             self.last_epoch = last_epoch
         self.buffered_size_bytes += size_bytes
         self.attempts = 0
-        self.unknown_since_ms = None
+        self.refused_since_ms = None
 
     def handed_out(self, next_offset: int) -> None:
         """The user has everything before `next_offset`."""

@@ -217,6 +217,34 @@ async def test_offset_that_is_gone_is_an_error_unless_told_otherwise() -> None:
     assert await values(cluster, start=10, until="end", on_out_of_range="earliest") == list(range(50, 100))
 
 
+async def test_offset_beyond_the_end_is_an_error_after_a_while() -> None:
+    cluster = make()
+    async with cluster.client(topic_wait_ms=60) as client, client.consumer("t", start=101) as consumer:
+        with pytest.raises(errors.OffsetOutOfRange):
+            await consumer.read(1)
+
+
+async def test_new_leader_that_does_not_know_its_end_yet_is_waited_for() -> None:
+    cluster = make()
+    async with cluster.client() as client, client.consumer("t", start=100) as consumer:
+        (partition,) = cluster.topics["t"]
+        partition.end_offset = 90
+        assert await consumer.read(1, timeout_ms=80) == []
+        partition.end_offset = 100
+        fill(partition, 1, first=100)
+        assert [record.offset for record in await consumer.read(1)] == [100]
+
+
+async def test_deleted_topic_is_an_error() -> None:
+    cluster = make()
+    async with cluster.client(topic_wait_ms=60) as client, client.consumer("t", start="earliest") as consumer:
+        await consumer.read(100)
+        del cluster.topics["t"]
+        cluster.metadata_offset += 1
+        with pytest.raises(errors.UnknownTopicOrPartition):
+            await consumer.read(1)
+
+
 async def test_beginning_that_moves_between_look_up_and_fetch_is_looked_up_again() -> None:
     cluster = make()
 
