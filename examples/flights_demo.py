@@ -14,7 +14,7 @@ import argparse
 import asyncio
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -32,7 +32,7 @@ from logcluster.testing import Cluster
 TOPIC = "flights"
 PARTITIONS = 6
 REPLICAS = 3
-TURN_RECORDS = 1_000
+TURN_RECORDS = 500
 FULL_ISR_TIMEOUT_S = 30.0
 
 Advance = Callable[[int], None]
@@ -40,48 +40,43 @@ Advance = Callable[[int], None]
 
 @dataclass(slots=True)
 class Sending:
-    """Records on their way and what became of them."""
+    """Records on their way and what became of them.
+
+    A key's records are acknowledged in order, so only the oldest of each key is looked at.
+    """
 
     sent: int = 0
     acked: int = 0
     failed: int = 0
-    pending: deque[RecordFuture] = field(default_factory=deque)
+    pending: dict[bytes, deque[RecordFuture]] = field(default_factory=lambda: defaultdict(deque))
     last_ack_s: dict[int, float] = field(default_factory=dict)
     """By partition."""
     watched: frozenset[int] = frozenset()
     """Partitions that the killed broker led."""
-    gap_from_s: dict[int, float] = field(default_factory=dict)
-    gaps_s: dict[int, float] = field(default_factory=dict)
-    """From the last acknowledgement before the kill to the first one after it, by partition."""
-
-    def watch(self, partitions: frozenset[int]) -> None:
-        """From now on measure how long each of these partitions acknowledges nothing."""
-        now_s = time.perf_counter()
-        self.watched = partitions
-        self.gap_from_s = {partition: self.last_ack_s.get(partition, now_s) for partition in partitions}
+    write_gap_s: float = 0.0
+    """Longest time between two acknowledgements of one of these partitions, from the kill on."""
 
     def collect(self) -> None:
         """Take the outcomes that are known."""
         now_s = time.perf_counter()
-        unknown: deque[RecordFuture] = deque()
-        for future in self.pending:
-            if not future.done():
-                unknown.append(future)
-                continue
-            if future.exception() is not None:
-                self.failed += 1
-                continue
-            self.acked += 1
-            partition = future.result().partition
-            self.last_ack_s[partition] = now_s
-            if partition in self.gap_from_s:
-                self.gaps_s[partition] = now_s - self.gap_from_s.pop(partition)
-        self.pending = unknown
+        for futures in self.pending.values():
+            partition = -1
+            while futures and futures[0].done():
+                future = futures.popleft()
+                if future.exception() is not None:
+                    self.failed += 1
+                    continue
+                self.acked += 1
+                partition = future.result().partition
+            if partition in self.watched:
+                self.write_gap_s = max(self.write_gap_s, now_s - self.last_ack_s.get(partition, now_s))
+            if partition >= 0:
+                self.last_ack_s[partition] = now_s
 
     @property
-    def write_gap_s(self) -> float:
-        """The longest of the gaps."""
-        return max(self.gaps_s.values(), default=0.0)
+    def is_settled(self) -> bool:
+        """Every record has its outcome."""
+        return not any(self.pending.values())
 
 
 async def send_rows(producer: Producer, rows: Sequence[Row], sending: Sending, advance: Advance) -> None:
@@ -89,7 +84,7 @@ async def send_rows(producer: Producer, rows: Sequence[Row], sending: Sending, a
     for row in rows:
         while True:
             try:
-                sending.pending.append(producer.send_nowait(TOPIC, row.value, row.key))
+                sending.pending[row.key].append(producer.send_nowait(TOPIC, row.value, row.key))
                 break
             except BufferFull:
                 await asyncio.sleep(0.002)
@@ -98,14 +93,13 @@ async def send_rows(producer: Producer, rows: Sequence[Row], sending: Sending, a
         sending.sent += 1
         if sending.sent % TURN_RECORDS == 0:
             await asyncio.sleep(0)
-            if sending.sent % (TURN_RECORDS * 5) == 0 or sending.gap_from_s:
-                sending.collect()
-                advance(sending.acked)
+            sending.collect()
+            advance(sending.acked)
 
 
 async def settle(sending: Sending, advance: Advance) -> None:
     """Wait until every record has its outcome."""
-    while sending.pending:
+    while not sending.is_settled:
         await asyncio.sleep(0.005)
         sending.collect()
         advance(sending.acked)
@@ -118,7 +112,7 @@ async def kill_busiest(cluster: Cluster, client: Client, sending: Sending) -> in
     counts = Counter(leader for leader in leaders.values() if leader is not None)
     victim = max(sorted(counts), key=lambda broker_id: counts[broker_id])
     sending.collect()
-    sending.watch(frozenset(partition for partition, leader in leaders.items() if leader == victim))
+    sending.watched = frozenset(partition for partition, leader in leaders.items() if leader == victim)
     await cluster.kill(victim)
     return victim
 
