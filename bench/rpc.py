@@ -3,7 +3,8 @@
     python bench/rpc.py [--seconds 2] [--carrier lane --carrier grpc] [--uvloop]
 
 Prints one JSON object: per carrier the latency of a unary call alone, calls per second with 16 and 100 in flight,
-messages per second of a stream each way, and MB/s of 64 KiB payloads each way.
+messages per second of a stream each way, and MB/s of 64 KiB payloads each way. `…_cpu_us` is the processor time per
+call of both processes together, which a busy machine distorts least.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "contract" / "ge
 
 import echo_pb2
 import echo_pb2_grpc
+import psutil
 
 from logcluster.model.ids import Endpoint
 from logcluster.rpc.channels import ChannelPool
@@ -89,7 +91,7 @@ async def repeat(call: Callable[[], Awaitable[Any]], in_flight: int, seconds: fl
     return durations
 
 
-async def measure(carrier: str, port: int, seconds: float) -> dict[str, float]:
+async def measure(carrier: str, port: int, server_pid: int, seconds: float) -> dict[str, float]:
     pool = ChannelPool(clock=SystemClock(), transport=carrier)  # type: ignore[arg-type]
     stub = echo_pb2_grpc.EchoServiceStub(pool.channel(Endpoint("127.0.0.1", port)))
     small = echo_pb2.EchoRequest(payload=SMALL)
@@ -108,7 +110,10 @@ async def measure(carrier: str, port: int, seconds: float) -> dict[str, float]:
     result["unary_1_p50_us"] = round(alone[len(alone) // 2] * 1e6, 1)
     result["unary_1_p99_us"] = round(alone[len(alone) * 99 // 100] * 1e6, 1)
     for in_flight in (16, 100):
-        result[f"unary_{in_flight}_per_s"] = round(len(await repeat(unary, in_flight, seconds)) / seconds)
+        cpu_before = cpu_seconds(server_pid)
+        count = len(await repeat(unary, in_flight, seconds))
+        result[f"unary_{in_flight}_per_s"] = round(count / seconds)
+        result[f"unary_{in_flight}_cpu_us"] = round((cpu_seconds(server_pid) - cpu_before) / count * 1e6, 1)
     result["unary_64k_16_mb_per_s"] = round(len(await repeat(unary_large, 16, seconds)) * len(LARGE) / seconds / 1e6, 1)
     count = 200_000 if carrier == "lane" else 10_000
     large_count = 10_000 if carrier == "lane" else 2_000
@@ -119,6 +124,11 @@ async def measure(carrier: str, port: int, seconds: float) -> dict[str, float]:
     result["stream_up_64k_mb_per_s"] = round(size / await stream_up(stub, large, large_count), 1)
     await pool.close()
     return result
+
+
+def cpu_seconds(server_pid: int) -> float:
+    """Processor time used so far by this process and the server's."""
+    return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in (os.getpid(), server_pid))
 
 
 async def stream_down(stub: Any, payload: bytes, count: int) -> float:
@@ -158,7 +168,7 @@ def main() -> None:
         server = context.Process(target=serve, args=(carrier, theirs, arguments.uvloop))
         server.start()
         try:
-            report[carrier] = run(measure(carrier, ours.recv(), arguments.seconds), arguments.uvloop)
+            report[carrier] = run(measure(carrier, ours.recv(), server.pid or 0, arguments.seconds), arguments.uvloop)
         finally:
             ours.send(None)
             server.join(10)

@@ -20,7 +20,8 @@ from logcluster.rpc.lane.streams import STATUS_BY_NUMBER, Deserializer, MessageS
 from logcluster.wire.status import CallNotSentError
 
 if TYPE_CHECKING:
-    from logcluster.rpc.lane.channel import ClientConnection, LaneChannel
+    from logcluster.rpc.lane.channel import LaneChannel
+    from logcluster.rpc.lane.client_connection import ClientConnection
 
 logger = logging.getLogger("logcluster.rpc.lane")
 

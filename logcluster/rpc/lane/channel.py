@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl as ssl_module
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -19,17 +19,18 @@ from google.protobuf.message import DecodeError
 from logcluster.model import errors
 from logcluster.model.ids import Endpoint
 from logcluster.rpc.lane import frames
-from logcluster.rpc.lane.calls import (
-    DEADLINE_EXCEEDED_DETAILS,
-    ClientCall,
-    StreamStreamCall,
-    StreamUnaryCall,
-    UnaryStreamCall,
-    UnaryUnaryCall,
-)
-from logcluster.rpc.lane.connection import DeadlineWatch, LaneConnection
+from logcluster.rpc.lane.calls import DEADLINE_EXCEEDED_DETAILS, ClientCall, UnaryUnaryCall
+from logcluster.rpc.lane.client_connection import ClientConnection
+from logcluster.rpc.lane.connection import DeadlineWatch
 from logcluster.rpc.lane.network import CONNECT_TIMEOUT_MS_DEFAULT, LaneNetwork, LaneOptions, TcpNetwork
 from logcluster.rpc.lane.streams import Deserializer, Serializer
+from logcluster.rpc.lane.stubs import (
+    Metadata,
+    StreamStreamMultiCallable,
+    StreamUnaryMultiCallable,
+    UnaryStreamMultiCallable,
+    UnaryUnaryMultiCallable,
+)
 from logcluster.runtime.clock import Clock
 from logcluster.runtime.scope import TaskScope
 from logcluster.wire.status import is_connection_refused, status_from_error
@@ -38,111 +39,7 @@ __all__ = ["LaneChannel", "is_connection_refused"]
 
 StatusCode = grpc.StatusCode
 DisconnectCallback = Callable[[Exception | None], None]
-METHODS_PER_CONNECTION_MAX: Final = 4_096
 RETRY_CONNECT_MS: Final = 100
-CALL_ID_MAX: Final = 2**32 - 1
-Metadata = Iterable[tuple[str, str | bytes]]
-
-
-class ClientConnection(LaneConnection[ClientCall]):
-    """A connection that opens calls."""
-
-    def __init__(self, *, options: LaneOptions, on_end: Callable[[ClientConnection, Exception | None], None]) -> None:
-        super().__init__(options=options, is_server=False)
-        self.ready: asyncio.Future[None] = self.loop.create_future()
-        self.is_draining = False
-        self._on_end = on_end
-        self._method_ids: dict[str, int] = {}
-        self._last_call_id = 0
-
-    def on_ready(self) -> None:
-        if not self.ready.done():
-            self.ready.set_result(None)
-
-    def on_closed(self, error: Exception | None) -> None:
-        if not self.ready.done():
-            self.ready.set_exception(error or ConnectionResetError("the peer closed the connection before its preface"))
-            self.ready.exception()  # Seen here, should nobody wait any more.
-        self._on_end(self, error)
-
-    def open_call(self, call: ClientCall, path: str, message: bytes | None, metadata: bytes) -> None:
-        """Queue the opening frame of `call`; `message` is its unary request."""
-        call_id = self._last_call_id + 1
-        if call_id > CALL_ID_MAX or call_id in self.calls:
-            call_id = self._free_call_id(call_id)
-        self._last_call_id = call_id
-        name = None
-        method_id = self._method_ids.get(path)
-        if method_id is None:
-            method_id = len(self._method_ids)
-            if method_id >= METHODS_PER_CONNECTION_MAX:
-                call.never_sent(StatusCode.UNIMPLEMENTED, "too many different methods on one connection")
-                return
-            self._method_ids[path] = method_id
-            name = path
-        deadline_ms = 0
-        if call.deadline is not None:
-            deadline_ms = min(int((call.deadline - self.loop.time()) * 1000) + 1, 0xFFFFFFFF)
-            if deadline_ms <= 0:
-                call.never_sent(StatusCode.DEADLINE_EXCEEDED, DEADLINE_EXCEEDED_DETAILS)
-                return
-        self.calls[call_id] = call
-        call.attached(self, call_id)
-        if call.deadline is not None:
-            self.deadlines.watch(call.deadline)
-        if message is not None and name is None and not metadata:
-            # The common case, without a function call in between.
-            start = frames.FRAME_AND_OPEN.pack(
-                frames.OPEN_FIELDS.size + len(message), call_id, frames.OPEN, frames.HAS_MESSAGE, method_id, deadline_ms
-            )
-        else:
-            start = frames.encode_open(
-                call_id=call_id,
-                method_id=method_id,
-                name=name,
-                deadline_ms=deadline_ms,
-                metadata=metadata,
-                message_size=None if message is None else len(message),
-            )
-        self.send_raw(start, message or b"")
-
-    def _free_call_id(self, call_id: int) -> int:
-        while call_id > CALL_ID_MAX or call_id in self.calls:
-            call_id = 1 if call_id >= CALL_ID_MAX else call_id + 1
-        return call_id
-
-    def on_frame(self, kind: int, call_id: int, payload: frames.Buffer) -> None:
-        if kind == frames.ANSWER:
-            call = self.calls.pop(call_id, None)
-            if call is not None:
-                call.on_answer(payload)
-        elif kind == frames.MESSAGE:
-            call = self.calls.get(call_id)
-            if call is not None:
-                call.on_message(payload)
-        elif kind == frames.GOAWAY:
-            self.is_draining = True
-        elif kind in _CALL_FRAMES:
-            # A call that has ended here is unknown; what still comes for it is dropped.
-            call = self.calls.get(call_id)
-            if call is not None:
-                self._on_rare_frame(kind, call, payload)
-        else:
-            self.on_control_frame(kind, payload)
-        if self.is_draining and not self.calls:
-            self.close()
-
-    def _on_rare_frame(self, kind: int, call: ClientCall, payload: frames.Buffer) -> None:
-        if kind == frames.STATUS:
-            del self.calls[call.call_id]
-            call.on_status(payload)
-        elif kind == frames.CREDIT:
-            call.add_credit(frames.decode_credit(payload))
-        else:
-            call.on_headers(payload)
-
-
-_CALL_FRAMES: Final = frozenset({frames.STATUS, frames.CREDIT, frames.HEADERS})
 
 
 class _PendingCall:
@@ -445,106 +342,6 @@ class LaneChannel:
             del self._connections[connection]
             if self._on_disconnect is not None:
                 self._on_disconnect(error)
-
-
-class _MultiCallable:
-    __slots__ = ("_channel", "_deserialize", "_path", "_serialize")
-
-    def __init__(
-        self, channel: LaneChannel, path: str, serialize: Serializer | None, deserialize: Deserializer | None
-    ) -> None:
-        self._channel = channel
-        self._path = path
-        self._serialize = serialize
-        self._deserialize = deserialize
-
-
-class UnaryUnaryMultiCallable(_MultiCallable):
-    """What a stub holds for a unary method; `timeout` is in seconds, as in grpc.aio."""
-
-    __slots__ = ()
-
-    def __call__(
-        self,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Metadata | None = None,
-        credentials: object = None,
-        wait_for_ready: bool | None = None,
-        compression: object = None,
-    ) -> UnaryUnaryCall:
-        call = UnaryUnaryCall(self._channel, self._serialize, self._deserialize)
-        message = request if self._serialize is None else self._serialize(request)
-        self._channel.start(
-            call, self._path, message, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready
-        )
-        return call
-
-
-class UnaryStreamMultiCallable(_MultiCallable):
-    """One request, a stream of answers."""
-
-    __slots__ = ()
-
-    def __call__(
-        self,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Metadata | None = None,
-        credentials: object = None,
-        wait_for_ready: bool | None = None,
-        compression: object = None,
-    ) -> UnaryStreamCall:
-        call = UnaryStreamCall(self._channel, self._serialize, self._deserialize)
-        message = request if self._serialize is None else self._serialize(request)
-        self._channel.start(
-            call, self._path, message, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready
-        )
-        return call
-
-
-class StreamUnaryMultiCallable(_MultiCallable):
-    """A stream of requests, one answer."""
-
-    __slots__ = ()
-
-    def __call__(
-        self,
-        request_iterator: AsyncIterable[Any] | Iterable[Any] | None = None,
-        timeout: float | None = None,
-        metadata: Metadata | None = None,
-        credentials: object = None,
-        wait_for_ready: bool | None = None,
-        compression: object = None,
-    ) -> StreamUnaryCall:
-        call = StreamUnaryCall(self._channel, self._serialize, self._deserialize)
-        self._channel.start(call, self._path, None, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready)
-        if request_iterator is not None:
-            call.feed(request_iterator)
-        return call
-
-
-class StreamStreamMultiCallable(_MultiCallable):
-    """Streams both ways."""
-
-    __slots__ = ()
-
-    def __call__(
-        self,
-        request_iterator: AsyncIterable[Any] | Iterable[Any] | None = None,
-        timeout: float | None = None,
-        metadata: Metadata | None = None,
-        credentials: object = None,
-        wait_for_ready: bool | None = None,
-        compression: object = None,
-    ) -> StreamStreamCall:
-        call = StreamStreamCall(self._channel, self._serialize, self._deserialize)
-        self._channel.start(call, self._path, None, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready)
-        if request_iterator is not None:
-            call.feed(request_iterator)
-        return call
 
 
 def checked_metadata(metadata: Metadata) -> list[tuple[str, str | bytes]]:

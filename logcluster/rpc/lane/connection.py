@@ -6,7 +6,7 @@ that a call that ends in time costs nothing. While the transport cannot take mor
 the server (otherwise a caller who does not read its answers would fill our memory); the client always reads, so the
 two cannot wait for each other.
 
-`ClientConnection` and `ServerConnection` (in `channel` and `server`) say what the frames of calls mean.
+`ClientConnection` and `ServerConnection` (in `client_connection` and `server`) say what the frames of calls mean.
 """
 
 from __future__ import annotations
