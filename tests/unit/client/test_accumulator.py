@@ -200,9 +200,9 @@ def test_certain_gap_begins_a_new_epoch_when_everything_sent_is_resolved() -> No
     take_all(queue)
     assert not fail(queue, first, errors.MessageTooLarge())
     assert take_all(queue) == [], "the others are in flight"
-    assert fail(queue, third, errors.OutOfOrderSequenceNumber())
-    assert take_all(queue) == []
     assert fail(queue, second, errors.OutOfOrderSequenceNumber())
+    assert take_all(queue) == [], "under its old sequence it can only be refused again"
+    assert fail(queue, third, errors.OutOfOrderSequenceNumber())
     assert take_all(queue) == [second]
     assert sequence(second) == (1, 0)
     queue.succeed(second, base_offset=0)

@@ -169,6 +169,26 @@ async def test_seek_inside_a_loop_takes_effect_with_the_next_record() -> None:
     assert found == [0, 1, 2, 97, 98, 99]
 
 
+async def test_answer_to_a_position_the_user_has_left_is_ignored() -> None:
+    cluster = make()
+    gates = {90: asyncio.Event(), 0: asyncio.Event()}
+    asked = asyncio.Event()
+
+    async def hold(broker_id: int, method: str, request: Any) -> None:
+        if method == "Fetch" and request.partitions[0].fetch_offset in gates:
+            asked.set()
+            await gates[request.partitions[0].fetch_offset].wait()
+
+    cluster.before = hold
+    async with cluster.client() as client, client.consumer("t", start=90) as consumer:
+        await asked.wait()
+        await consumer.seek(0)
+        gates[90].set()
+        assert await consumer.read(1, timeout_ms=20) == []
+        gates[0].set()
+        assert [record.offset for record in await consumer.read(3)] == [0, 1, 2]
+
+
 async def test_paused_partition_keeps_its_place() -> None:
     cluster = make(partitions=2, count=20)
     async with cluster.client() as client, client.consumer("t", start="earliest", until="end") as consumer:

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from fake_cluster import FakeCluster, ModelPartition, lost, not_sent
 
+from logcluster.client.batch import Batch
+from logcluster.client.futures import RecordFuture
 from logcluster.client.records import RecordsLost
 from logcluster.model import errors
+from logcluster.record.compression import Compression
 
 
 def numbers(partitions: list[ModelPartition]) -> list[list[int]]:
@@ -161,7 +164,7 @@ async def test_buffer_refuses_when_full_and_takes_again_when_acknowledged() -> N
                 taken += 1
         assert taken == 1 + 1000 // (24 + 91)
         assert refused.value.definite
-        await producer.send("t", b"%d" % taken)
+        await producer.send("t", b"%d" % taken + b" " * 90)
         assert producer.buffered_size_bytes == 0
     assert numbers(partitions) == [list(range(taken + 1))]
 
@@ -484,3 +487,19 @@ async def test_records_of_a_batch_too_large_for_its_topic_are_written_in_order()
         with pytest.raises(errors.MessageTooLarge):
             await future
     assert numbers([partition]) == [list(range(500))]
+
+
+async def test_record_somebody_waits_for_is_not_lost_unnoticed() -> None:
+    batch = Batch("t", 0, compression=Compression.NONE, size_bytes_max=100, created_ms=0, deadline_ms=1)
+    batch.append(1, None, b"v", ())
+    batch.append(1, None, b"v", ())
+
+    async def wait() -> None:
+        await RecordFuture(batch, 1, 0)
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    batch.fail(errors.InvalidRecord())
+    assert batch.lost_count == 1
+    with pytest.raises(errors.InvalidRecord):
+        await task
