@@ -141,11 +141,11 @@ class Cluster:
 
     async def pause(self, broker_id: int) -> None:
         """SIGSTOP: it keeps its connections and answers nothing."""
-        self.processes.pause(broker_id)
+        await self.processes.pause(broker_id)
 
     async def resume(self, broker_id: int) -> None:
         """SIGCONT."""
-        self.processes.resume(broker_id)
+        await self.processes.resume(broker_id)
 
     async def stop(self, broker_id: int) -> None:
         """SIGTERM, a clean shutdown, and wait until it is gone."""

@@ -125,7 +125,9 @@ async def broker_drain(
             await clock.sleep_ms(POLL_MS)
             left = await client.admin.drain_broker(broker_id)
     text = (
-        f"broker {broker_id} may lead again" if undo else f"broker {broker_id} drains; it still leads {left} partitions"
+        f"broker {broker_id} may lead again"
+        if undo
+        else f"broker {broker_id} drains; partitions it still leads: {left}"
     )
     done(settings, {"broker_id": broker_id, "draining": not undo, "leaders_remaining": left}, text)
 
@@ -237,15 +239,15 @@ async def _health(client: Client) -> dict[str, object]:
 
 def _what_is_wrong(health: dict[str, object]) -> str:
     parts = [] if health["controller_id"] is not None else ["there is no active controller"]
-    for name, text in (
-        ("inactive_brokers", "brokers not active"),
-        ("offline", "partitions without leader"),
-        ("under_replicated", "partitions with replicas out of sync"),
+    for name, total, text in (
+        ("inactive_brokers", "brokers", "brokers not active"),
+        ("offline", "partitions", "partitions without leader"),
+        ("under_replicated", "partitions", "partitions with replicas out of sync"),
     ):
         found = health[name]
         if isinstance(found, list) and found:
             shown = ", ".join(map(str, found[:10])) + (", ..." if len(found) > 10 else "")
-            parts.append(f"{len(found)} {text}: {shown}")
+            parts.append(f"{text}: {shown} ({len(found)} of {health[total]})")
     return "; ".join(parts)
 
 

@@ -272,7 +272,7 @@ async def kill(settings: Settings, node_id: NodeArgument, data: DataOption = Non
 async def pause(settings: Settings, node_id: NodeArgument, data: DataOption = None) -> None:
     """Freeze one broker (SIGSTOP): it keeps its connections and answers nothing."""
     with _loaded(data) as cluster:
-        cluster.processes.pause(node_id)
+        await cluster.processes.pause(node_id)
     done(
         settings,
         {"broker_id": node_id, "process": "paused", "pid": cluster.processes.pid(node_id)},
@@ -284,7 +284,7 @@ async def pause(settings: Settings, node_id: NodeArgument, data: DataOption = No
 async def resume(settings: Settings, node_id: NodeArgument, data: DataOption = None) -> None:
     """Let a paused broker go on (SIGCONT)."""
     with _loaded(data) as cluster:
-        cluster.processes.resume(node_id)
+        await cluster.processes.resume(node_id)
     done(
         settings,
         {"broker_id": node_id, "process": "running", "pid": cluster.processes.pid(node_id)},

@@ -66,8 +66,11 @@ class NodeProcesses:
 
     def state(self, node_id: int) -> ProcessState:
         """What the operating system says of the node's process."""
-        self._reap(node_id)
-        return state_of(self.identities.get(node_id))
+        state = state_of(self.identities.get(node_id))
+        if state is ProcessState.STOPPED and node_id in self._children:
+            # It is a zombie of ours, so this does not block.
+            self._children.pop(node_id).wait()
+        return state
 
     def pid(self, node_id: int) -> int | None:
         """Process id; None when it does not run."""
@@ -113,13 +116,17 @@ class NodeProcesses:
         self.signal(node_id, signal.SIGKILL)
         await self._wait_gone([node_id], timeout_ms=STOP_TIMEOUT_MS)
 
-    def pause(self, node_id: int) -> None:
-        """SIGSTOP: the process keeps its connections and answers nothing."""
+    async def pause(self, node_id: int) -> None:
+        """SIGSTOP, and wait until it stands still: it keeps its connections and answers nothing."""
         self.signal(node_id, signal.SIGSTOP)
+        while self.state(node_id) is ProcessState.RUNNING:
+            await self._clock.sleep_ms(1)
 
-    def resume(self, node_id: int) -> None:
-        """SIGCONT."""
+    async def resume(self, node_id: int) -> None:
+        """SIGCONT, and wait until it runs again."""
         self.signal(node_id, signal.SIGCONT)
+        while self.state(node_id) is ProcessState.PAUSED:
+            await self._clock.sleep_ms(1)
 
     async def stop(self, node_ids: Iterable[int] | None = None, *, timeout_ms: int = STOP_TIMEOUT_MS) -> list[int]:
         """SIGTERM to the named nodes (default: all), kill -9 to those that are still there after the timeout.
@@ -207,11 +214,6 @@ class NodeProcesses:
             if not left or self._clock.monotonic_ms() > deadline_ms:
                 return left
             await self._clock.sleep_ms(10)
-
-    def _reap(self, node_id: int) -> None:
-        child = self._children.get(node_id)
-        if child is not None and child.poll() is not None:
-            del self._children[node_id]
 
 
 def check_ports(plans: Sequence[NodePlan]) -> None:

@@ -42,7 +42,8 @@ def serve_and_fail(plan: NodePlan) -> str:
     )
     said = finished.stdout + finished.stderr
     assert finished.returncode != 0, said
-    assert "Traceback" not in said
+    assert not any(line.startswith("Traceback") for line in said.splitlines()), said
+    assert "error: " in said
     return said
 
 
