@@ -154,6 +154,7 @@ class BrokerSessionRequest(_message.Message):
     METADATA_TERM_FIELD_NUMBER: _builtins.int
     LOG_DIRECTORY_FAILED_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    FAILED_REPLICAS_FIELD_NUMBER: _builtins.int
     broker_id: _builtins.int
     broker_epoch: _builtins.int
     metadata_offset: _builtins.int
@@ -164,6 +165,10 @@ class BrokerSessionRequest(_message.Message):
     log_directory_failed: _builtins.bool
     """The broker's log directory failed: it leads and follows nothing any more."""
     sequence: _builtins.int
+    @_builtins.property
+    def failed_replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailedReplica]:
+        """Replicas whose own log is damaged and that stepped aside: they lead and hold nothing any more."""
+
     def __init__(
         self,
         *,
@@ -174,14 +179,41 @@ class BrokerSessionRequest(_message.Message):
         metadata_term: _builtins.int = ...,
         log_directory_failed: _builtins.bool = ...,
         sequence: _builtins.int = ...,
+        failed_replicas: _abc.Iterable[Global___FailedReplica] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["broker_epoch", b"broker_epoch", "broker_id", b"broker_id", "log_directory_failed", b"log_directory_failed", "metadata_offset", b"metadata_offset", "metadata_term", b"metadata_term", "sequence", b"sequence", "want_shutdown", b"want_shutdown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broker_epoch", b"broker_epoch", "broker_id", b"broker_id", "failed_replicas", b"failed_replicas", "log_directory_failed", b"log_directory_failed", "metadata_offset", b"metadata_offset", "metadata_term", b"metadata_term", "sequence", b"sequence", "want_shutdown", b"want_shutdown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BrokerSessionRequest: _TypeAlias = BrokerSessionRequest  # noqa: Y015
+
+@_typing.final
+class FailedReplica(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    LEADER_EPOCH_FIELD_NUMBER: _builtins.int
+    topic_id: _builtins.bytes
+    partition: _builtins.int
+    leader_epoch: _builtins.int
+    """Of the leadership or following in which the damage was found; a later one starts afresh."""
+    def __init__(
+        self,
+        *,
+        topic_id: _builtins.bytes = ...,
+        partition: _builtins.int = ...,
+        leader_epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader_epoch", b"leader_epoch", "partition", b"partition", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailedReplica: _TypeAlias = FailedReplica  # noqa: Y015
 
 @_typing.final
 class BrokerSessionResponse(_message.Message):
