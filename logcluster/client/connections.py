@@ -161,11 +161,17 @@ class Connections:
         Raises:
             BrokerNotAvailable: nobody answers at any bootstrap address.
         """
-        return await self._ask_until(
-            lambda stubs: stubs.metadata.GetMetadata,
-            metadata_pb2.GetMetadataRequest(),
-            timeout_ms=self._connect_timeout_ms,
-        )
+        try:
+            return await self._ask_until(
+                lambda stubs: stubs.metadata.GetMetadata,
+                metadata_pb2.GetMetadataRequest(),
+                timeout_ms=self._connect_timeout_ms,
+            )
+        except (UnavailableError, UnsupportedVersion) as error:
+            addresses = ", ".join(str(endpoint) for endpoint in self._bootstrap)
+            raise BrokerNotAvailable(
+                f"no broker can be reached; bootstrap addresses: {addresses} ({error.message})", addresses=addresses
+            ) from error
 
     async def ask_metadata(self, request: metadata_pb2.GetMetadataRequest) -> metadata_pb2.GetMetadataResponse:
         """Ask one broker after the other, once each.
@@ -266,9 +272,7 @@ class Connections:
         if failure is None:
             raise RequestTimedOut(f"no broker answered in time; bootstrap addresses: {addresses}")
         if isinstance(failure, BrokerNotAvailable):
-            raise BrokerNotAvailable(
-                f"no broker can be reached; bootstrap addresses: {addresses}", addresses=addresses
-            ) from failure
+            raise BrokerNotAvailable("no broker can be reached", addresses=addresses) from failure
         raise failure
 
     async def close(self) -> None:
