@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from logcluster.cli.bench_report import Figures, Target
 from logcluster.cli.bench_work import TopicShape, bench_topic
+from logcluster.cli.command import CommandFailed
 from logcluster.runtime.clock import SystemClock, perf_counter_ns
 from logcluster.runtime.scope import TaskScope
 
@@ -64,10 +65,10 @@ async def failover_once(target: Target, *, kills: int, rate: int) -> Figures:
     """Kill the leader `kills` times.
 
     Raises:
-        RuntimeError: an acknowledged record was lost, doubled or out of order; or writes did not resume.
+        CommandFailed: an acknowledged record was lost, doubled or out of order; or writes did not resume.
     """
     if target.cluster is None:
-        raise RuntimeError("this benchmark kills brokers, so it needs a cluster of its own: leave out --bootstrap")
+        raise CommandFailed("this benchmark kills brokers, so it needs a cluster of its own: leave out --bootstrap")
     gaps: list[float] = []
     async with target.client() as client, bench_topic(client, TopicShape(partitions=1)) as topic:
         async with client.producer() as producer, TaskScope("failover") as scope:
@@ -83,7 +84,7 @@ async def failover_once(target: Target, *, kills: int, rate: int) -> Figures:
         values = await _read_back(client, topic)
     lost, duplicated, out_of_order = _compare(writer.acked, values)
     if lost or duplicated or out_of_order:
-        raise RuntimeError(f"lost={lost} duplicated={duplicated} out_of_order={out_of_order}")
+        raise CommandFailed(f"lost={lost} duplicated={duplicated} out_of_order={out_of_order}")
     ordered = sorted(gaps)
     return {
         "kills": kills,
@@ -109,7 +110,7 @@ async def _kill_once(cluster: Cluster, client: Client, topic: str, writer: _Writ
     deadline_ms = clock.monotonic_ms() + RECOVERY_MS_MAX
     while not writer.acked or max(writer.acked[first:], default=0) < sent_before:
         if clock.monotonic_ms() > deadline_ms:
-            raise RuntimeError(f"no write was acknowledged for {RECOVERY_MS_MAX} ms after the kill")
+            raise CommandFailed(f"no write was acknowledged for {RECOVERY_MS_MAX} ms after the kill")
         await clock.sleep_ms(5)
     await clock.sleep_ms(200)
     gap_ms = writer.longest_gap_ms(first)
@@ -125,7 +126,7 @@ async def _wait_full(client: Client, topic: str) -> None:
         if len(partition.in_sync_replicas) == len(partition.replicas):
             return
         if clock.monotonic_ms() > deadline_ms:
-            raise RuntimeError(f"replicas are not back in sync after {RECOVERY_MS_MAX} ms")
+            raise CommandFailed(f"replicas are not back in sync after {RECOVERY_MS_MAX} ms")
         await clock.sleep_ms(20)
 
 

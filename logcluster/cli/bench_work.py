@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from logcluster.cli.bench_report import Figures, Target, difference, latency_figures
+from logcluster.cli.command import CommandFailed
 from logcluster.runtime.clock import SystemClock, perf_counter_ns
 from logcluster.runtime.entropy import SeededEntropy, SystemEntropy
 from logcluster.runtime.scope import TaskScope
@@ -117,7 +118,7 @@ async def batches_once(
                 began_ns = perf_counter_ns()
                 response = await call(request, timeout=30)
                 if response.partitions[0].error.code:
-                    raise RuntimeError(response.partitions[0].error.message)
+                    raise CommandFailed(response.partitions[0].error.message)
                 latencies.append(perf_counter_ns() - began_ns)
 
         before, start_ns = target.server_usage(), perf_counter_ns()
@@ -203,7 +204,7 @@ async def consume_once(target: Target, *, records: int, size_bytes: int, shape: 
                 single += 1
         single_s = (perf_counter_ns() - start_ns) / 1e9
     if count != records or single != records:
-        raise RuntimeError(f"wrote {records} records and read {count} and {single}")
+        raise CommandFailed(f"wrote {records} records and read {count} and {single}")
     return {
         "records": records,
         "size_bytes": size_bytes,
