@@ -1,1 +1,1 @@
-
+"""The event loop tamed: clock, randomness, task scopes, blocking work. The only package that touches them."""
