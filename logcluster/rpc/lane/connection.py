@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import types
+from abc import ABC, abstractmethod
 from collections.abc import Generator
 from typing import Final, Generic, Protocol, TypeVar, cast
 
@@ -94,7 +95,7 @@ class DeadlineWatch(Generic[CallType]):
             call.expire()
 
 
-class LaneConnection(LaneProtocol, Generic[CallType]):
+class LaneConnection(LaneProtocol, ABC, Generic[CallType]):
     """Base of both sides. Made by a network; not reusable."""
 
     def __init__(self, *, options: LaneOptions, is_server: bool) -> None:
@@ -133,9 +134,9 @@ class LaneConnection(LaneProtocol, Generic[CallType]):
     def on_ready(self) -> None:
         """The peer's preface is accepted."""
 
+    @abstractmethod
     def on_frame(self, kind: int, call_id: int, payload: frames.Buffer) -> None:
         """A frame of a call, or GOAWAY, arrived. May raise FrameError."""
-        raise NotImplementedError
 
     def on_closed(self, error: Exception | None) -> None:
         """The connection is gone and its calls have been told."""

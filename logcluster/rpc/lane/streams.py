@@ -8,6 +8,7 @@ when the application has taken half of the window.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -31,7 +32,7 @@ class MessageTooBig(Exception):
         super().__init__(f"message of {size_bytes} bytes exceeds the limit of {size_bytes_max} (FRAME_SIZE_BYTES_MAX)")
 
 
-class MessageStream:
+class MessageStream(ABC):
     """Both directions of messages of one call; base of the calls of either side."""
 
     __slots__ = (
@@ -131,9 +132,9 @@ class MessageStream:
             if not waiter.done():
                 waiter.set_result(None)
 
+    @abstractmethod
     def is_over(self) -> bool:
         """Whether nothing can be sent any more."""
-        raise NotImplementedError
 
     async def send_message(self, payload: bytes) -> bool:
         """Send one message as soon as credit and transport allow; False when the call ended before that.
