@@ -332,7 +332,10 @@ async def down(
         "purged": purge,
         "directory": str(cluster.directory),
     }
-    what = f"stopped {len(cluster.plans)} brokers" + (f", of which {len(killed)} had to be killed" if killed else "")
+    count = len(cluster.plans)
+    what = f"stopped {count} broker{'s' if count > 1 else ''}" + (
+        f", of which {len(killed)} had to be killed" if killed else ""
+    )
     rest = "deleted the data" if purge else f"the data stays in {cluster.directory} (delete it: dev down --purge)"
     done(settings, facts, f"{what}; {rest}")
 
