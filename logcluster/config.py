@@ -36,6 +36,8 @@ class NodeSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     roles: tuple[Literal["controller", "broker"], ...] = ("controller", "broker")
     rack: str = ""
     """Zone or rack name: replicas of a partition are placed on different ones where possible."""
+    event_loop: Literal["asyncio", "uvloop"] = "asyncio"
+    """uvloop needs the extra of that name; small messages gain nothing from it (docs/benchmarks.md)."""
 
 
 class ListenersSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

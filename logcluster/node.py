@@ -522,4 +522,4 @@ def run(config: NodeConfig) -> int:
         await serve(config)
         return 0
 
-    return process.run_event_loop(main)
+    return process.run_event_loop(main, kind=config.node.event_loop)

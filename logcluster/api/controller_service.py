@@ -15,6 +15,7 @@ from logcluster.core.controller.requests import (
     AlterPartition,
     AlterPartitionResult,
     AlterPartitions,
+    FailedReplica,
     Heartbeat,
     IsrMember,
     RegisterBroker,
@@ -119,6 +120,10 @@ def _heartbeat(request: pb.BrokerSessionRequest) -> Heartbeat:
         metadata_offset=request.metadata_offset,
         want_shutdown=request.want_shutdown,
         log_directory_failed=request.log_directory_failed,
+        failed_replicas=tuple(
+            FailedReplica(topic_id=TopicId(item.topic_id), partition=item.partition, leader_epoch=item.leader_epoch)
+            for item in request.failed_replicas
+        ),
     )
 
 

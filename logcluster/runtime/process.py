@@ -14,6 +14,7 @@ import resource
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from logcluster.model.errors import InvalidConfig
 from logcluster.model.limits import MIB
 
 M_TRIM_THRESHOLD: Final = -1
@@ -54,11 +55,17 @@ def tune_garbage_collector() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def run_event_loop(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
-    """Run `main` to its end on a new event loop, uvloop's where that extra is installed; returns what it returns."""
+def run_event_loop(main: Callable[[], Coroutine[Any, Any, int]], *, kind: str = "asyncio") -> int:
+    """Run `main` to its end on a new event loop of this kind, asyncio or uvloop; returns what it returns.
+
+    Raises:
+        InvalidConfig: uvloop is not installed.
+    """
+    if kind == "asyncio":
+        return asyncio.run(main())
     try:
         import uvloop
-    except ImportError:
-        return asyncio.run(main())
+    except ImportError as error:
+        raise InvalidConfig("uvloop is not installed", hint="pip install 'logcluster[uvloop]'") from error
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main())

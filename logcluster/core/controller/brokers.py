@@ -4,11 +4,17 @@ A broker is registered (fenced), unfenced once it has applied the log up to its 
 lead. Fencing takes it out of all in-sync replicas and moves its leaderships in the same atomic batch. The broker epoch
 is the index of the entry that registered the process, so it grows and names one process.
 
+Every heartbeat names the replicas whose log the broker found damaged. A report in the partition's present leader epoch
+takes the replica out of sync and ends that epoch, so the same report can act only once; between two, what was said last
+keeps the replica from being elected. A new active controller hears it again with the first heartbeat.
+
 Sources: KIP-631 (lifecycle), KIP-841 (fenced replicas are not in sync), KIP-903 (epochs of processes), KIP-966
 (unclean stops), each adapted to a session that is a stream.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from logcluster.core.controller.alter_partitions import check_broker_epoch
 from logcluster.core.controller.partitions import (
@@ -31,7 +37,7 @@ from logcluster.core.controller.requests import (
     UnregisterBroker,
 )
 from logcluster.core.controller.sessions import BrokerSessions
-from logcluster.core.controller.state import ControllerState
+from logcluster.core.controller.state import ControllerState, PartitionKey
 from logcluster.core.metadata.image import BrokerRegistration
 from logcluster.core.metadata.records import (
     BrokerChangeRecord,
@@ -49,6 +55,9 @@ from logcluster.model.errors import (
 )
 from logcluster.model.ids import TopicId
 from logcluster.model.limits import BROKERS_MAX
+
+FailedEpochs = Mapping[PartitionKey, int]
+"""What one broker says of its damaged replicas: the leader epoch each report speaks of."""
 
 
 class Brokers:
@@ -126,6 +135,8 @@ class Brokers:
             now_ms=now_ms,
         )
         session.is_failed = session.is_failed or request.log_directory_failed
+        failed = {(item.topic_id, item.partition): item.leader_epoch for item in request.failed_replicas}
+        has_recovered = self._sessions.note_damaged(broker.broker_id, failed)
         records: list[MetadataRecord] = []
         is_fenced = broker.is_fenced
         if session.is_failed:
@@ -134,16 +145,20 @@ class Brokers:
                 reason = f"broker {broker.broker_id}'s log directory failed"
                 records = self._fence(broker, copy=CopyState.UNCLEAN_STOP, reason=reason)
                 is_fenced = True
-        elif request.want_shutdown:
-            if not broker.in_controlled_shutdown:
-                records = self._begin_shutdown(broker)
-                session.shutdown_offset = index
-            elif session.shutdown_offset is None:
+        elif request.want_shutdown and not broker.in_controlled_shutdown:
+            records = self._begin_shutdown(broker)
+            session.shutdown_offset = index
+        else:
+            if request.want_shutdown:
                 # Begun under an earlier controller: everything known now includes it.
-                session.shutdown_offset = self._state.image.offset
-        elif broker.is_fenced and session.metadata_offset >= max(session.unfence_offset, broker.broker_epoch):
-            records = self._unfence(broker)
-            is_fenced = False
+                session.shutdown_offset = session.shutdown_offset or self._state.image.offset
+            elif broker.is_fenced and session.metadata_offset >= max(session.unfence_offset, broker.broker_epoch):
+                records = self._unfence(broker, failed)
+                is_fenced = False
+            elif has_recovered:
+                live = self._live()
+                records = self._fill_vacancies(broker.broker_id, failed, live, f"broker {broker.broker_id} is repaired")
+            records += self._step_aside(broker.broker_id, failed)
         may_shut_down = request.want_shutdown and self.may_shut_down(request.broker_id)
         response = HeartbeatResult(is_fenced=is_fenced, may_shut_down=may_shut_down)
         return Result(records=tuple(records), response=response)
@@ -187,7 +202,7 @@ class Brokers:
         led = [part for part in self._state.hosted_by(broker.broker_id) if part.leader_id == broker.broker_id]
         remaining = len(led)
         if request.drain:
-            live = LiveBrokers.of(self._state.image.brokers, drained=broker.broker_id)
+            live = self._live(drained=broker.broker_id)
             for partition in led:
                 record = change_partition(
                     partition,
@@ -258,30 +273,72 @@ class Brokers:
         change = BrokerChangeRecord(broker_id=broker.broker_id, broker_epoch=broker.broker_epoch, fenced=True)
         return [change, *self._leave(broker.broker_id, copy=copy, reason=reason)]
 
-    def _unfence(self, broker: BrokerRegistration) -> list[MetadataRecord]:
+    def _unfence(self, broker: BrokerRegistration, failed: FailedEpochs) -> list[MetadataRecord]:
         """Trust a broker, and let it lead what has no leader and may be led by it."""
         broker_id = broker.broker_id
-        records: list[MetadataRecord] = [
-            BrokerChangeRecord(broker_id=broker_id, broker_epoch=broker.broker_epoch, fenced=False)
-        ]
-        live = LiveBrokers.of(self._state.image.brokers, activated=None if broker.in_controlled_shutdown else broker_id)
+        change = BrokerChangeRecord(broker_id=broker_id, broker_epoch=broker.broker_epoch, fenced=False)
+        live = self._live(activated=None if broker.in_controlled_shutdown else broker_id)
+        return [change, *self._fill_vacancies(broker_id, failed, live, f"broker {broker_id} is back")]
+
+    def _fill_vacancies(
+        self, broker_id: int, failed: FailedEpochs, live: LiveBrokers, reason: str
+    ) -> list[MetadataRecord]:
+        """Elect leaders where there is none and the broker has a sound replica; `_step_aside` sees to the others."""
+        records: list[MetadataRecord] = []
         for partition in self._state.leaderless():
-            if broker_id not in partition.replicas:
+            if broker_id not in partition.replicas or (partition.topic_id, partition.partition) in failed:
                 continue
             record = change_partition(
                 partition,
                 in_sync=partition.in_sync_replicas,
                 live=live,
                 rules=self._rules(partition.topic_id),
-                reason=f"broker {broker_id} is back",
+                reason=reason,
             )
             if record is not None:
                 records.append(record)
         return records
 
+    def _step_aside(self, broker_id: int, failed: FailedEpochs) -> list[MetadataRecord]:
+        """Take damaged replicas out of sync, and elect leaders in their place; reports of other epochs are ignored.
+
+        Also where the replica is not in sync: its leader may be about to propose it, for what it once reported.
+        """
+        if not failed:
+            return []
+        live = self._live(deactivated=broker_id)
+        records: list[MetadataRecord] = []
+        for (topic_id, index), leader_epoch in failed.items():
+            partition = self._state.image.partition(topic_id, index)
+            if partition is None or partition.leader_epoch != leader_epoch or broker_id not in partition.replicas:
+                continue
+            record = change_partition(
+                partition,
+                in_sync=without(partition.in_sync_replicas, broker_id),
+                live=live,
+                rules=self._rules(topic_id),
+                leaving=broker_id,
+                leaving_copy=CopyState.DAMAGED,
+                reason=f"broker {broker_id}'s log is damaged",
+            )
+            if record is not None:
+                records.append(record)
+        return records
+
+    def _live(
+        self, *, activated: int | None = None, deactivated: int | None = None, drained: int | None = None
+    ) -> LiveBrokers:
+        return LiveBrokers.of(
+            self._state.image.brokers,
+            damaged=self._sessions.damaged,
+            activated=activated,
+            deactivated=deactivated,
+            drained=drained,
+        )
+
     def _leave(self, broker_id: int, *, copy: CopyState, reason: str) -> list[MetadataRecord]:
         """Take a broker out of the in-sync replicas of all it hosts, and elect leaders in its place."""
-        live = LiveBrokers.of(self._state.image.brokers, deactivated=broker_id)
+        live = self._live(deactivated=broker_id)
         records: list[MetadataRecord] = []
         for partition in self._state.hosted_by(broker_id):
             if not (
@@ -290,13 +347,14 @@ class Brokers:
                 or broker_id in partition.last_known_leaders
             ):
                 continue
+            is_damaged = copy is CopyState.CLEAN and self._sessions.is_damaged(broker_id, partition)
             record = change_partition(
                 partition,
                 in_sync=without(partition.in_sync_replicas, broker_id),
                 live=live,
                 rules=self._rules(partition.topic_id),
                 leaving=broker_id,
-                leaving_copy=copy,
+                leaving_copy=CopyState.DAMAGED if is_damaged else copy,
                 reason=reason,
             )
             if record is not None:

@@ -5,7 +5,8 @@ replays them here at once (so that the next request sees them), and releases the
 Standbys and restarts replay the same records from the log. When leadership is lost with anything uncommitted, this
 object is thrown away; the next active controller builds one over committed state (see `state`).
 
-What handlers write directly are sessions only: memory of who was heard from, which belongs to one reign.
+What handlers write directly are sessions only: memory of who was heard from, and of what brokers say with every
+heartbeat, which belongs to one reign.
 """
 
 from __future__ import annotations
@@ -85,9 +86,11 @@ class Controller:
         self._config = config
         trust = config.trust_synced_logs
         self._brokers = Brokers(self.state, self.sessions, cluster_id=config.cluster_id, trust_synced_logs=trust)
-        self._topics = Topics(self.state, random, trust_synced_logs=trust)
+        damaged = self.sessions.damaged
+        self._topics = Topics(self.state, damaged, random, trust_synced_logs=trust)
         self._leaders = Leaders(
             self.state,
+            damaged,
             interval_ms=config.leader_rebalance_interval_ms,
             now_ms=now_ms,
             trust_synced_logs=trust,

@@ -12,6 +12,7 @@ from typing import Final
 
 from logcluster.core.controller.partitions import LiveBrokers, PartitionRules, Wish, change_partition
 from logcluster.core.controller.requests import ElectLeaders, ElectResult, RebalanceLeaders, Result
+from logcluster.core.controller.sessions import DamagedReplicas
 from logcluster.core.controller.state import ControllerState, PartitionKey
 from logcluster.core.metadata.image import PartitionRegistration
 from logcluster.core.metadata.records import MetadataRecord, PartitionChangeRecord
@@ -27,12 +28,19 @@ LEADER_MOVES_PER_SCAN: Final = 200
 
 
 class Leaders:
-    """Elections on request and by the clock; reads the state."""
+    """Elections on request and by the clock; reads the state, and what brokers say of damaged copies."""
 
     def __init__(
-        self, state: ControllerState, *, interval_ms: int | None, now_ms: int, trust_synced_logs: bool
+        self,
+        state: ControllerState,
+        damaged: DamagedReplicas,
+        *,
+        interval_ms: int | None,
+        now_ms: int,
+        trust_synced_logs: bool,
     ) -> None:
         self._state = state
+        self._damaged = damaged
         self._scan_interval_ms = None if interval_ms is None else max(1, interval_ms // 2)
         self._next_scan_ms = now_ms + (self._scan_interval_ms or 0)
         self._ripe: dict[PartitionKey, None] = {}
@@ -43,7 +51,7 @@ class Leaders:
         if self._scan_interval_ms is None or now_ms < self._next_scan_ms:
             return None
         self._next_scan_ms = now_ms + self._scan_interval_ms
-        live = LiveBrokers.of(self._state.image.brokers)
+        live = LiveBrokers.of(self._state.image.brokers, damaged=self._damaged)
         movable = {
             (partition.topic_id, partition.partition): None
             for partition in [*self._state.misplaced(), *self._led_by_draining(live)]
@@ -55,7 +63,7 @@ class Leaders:
 
     def rebalance(self, request: RebalanceLeaders) -> Result:
         """Move the leaderships that still should move."""
-        live = LiveBrokers.of(self._state.image.brokers)
+        live = LiveBrokers.of(self._state.image.brokers, damaged=self._damaged)
         records: list[MetadataRecord] = []
         for topic_id, index in request.partitions:
             partition = self._state.image.partition(topic_id, index)
@@ -69,7 +77,7 @@ class Leaders:
 
     def elect(self, request: ElectLeaders) -> Result:
         """Hold the elections that an operator asks for."""
-        live = LiveBrokers.of(self._state.image.brokers)
+        live = LiveBrokers.of(self._state.image.brokers, damaged=self._damaged)
         records: list[MetadataRecord] = []
         results: list[ElectResult] = []
         seen: set[tuple[str, int]] = set()

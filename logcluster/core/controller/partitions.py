@@ -15,17 +15,24 @@ leaves in-sync replicas and ELR. With `flush.mode=sync` it acknowledged only wha
 last one to know, so it stays in the ELR, behind all members that stopped cleanly. A replica whose directory is
 another one (a new disk) or failed holds nothing and is dropped everywhere.
 
+Damage. A replica that found its own log damaged leaves in-sync replicas and ELR, and is never elected before it has
+fetched everything again. If it is the last one that was in sync or eligible, it stays in the ELR: the partition has no
+leader then, rather than one with damaged data, and what is left is not forgotten.
+
 The leader epoch grows when the leader changes (to nobody, too), the partition epoch with every change. A plain
-change of the in-sync replicas leaves the leader epoch alone (KAFKA-15021).
+change of the in-sync replicas leaves the leader epoch alone (KAFKA-15021). A damaged replica's leaving is not plain:
+what it reported to the leader of this epoch must not let its new, still empty log back in, as a new broker epoch
+ensures it for a restarted one (KIP-903).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
+from logcluster.core.controller.sessions import DamagedReplicas
 from logcluster.core.metadata.image import BrokerRegistration, PartitionRegistration
 from logcluster.core.metadata.records import PartitionChangeRecord
 from logcluster.core.metadata.topic_config import TopicConfig
@@ -37,22 +44,30 @@ class CopyState(Enum):
     CLEAN = "clean"
     UNCLEAN_STOP = "unclean-stop"
     """The process stopped without notice: what it had not synced may be gone."""
+    DAMAGED = "damaged"
+    """A checksum is wrong somewhere: the broker serves nothing of it, and will fetch it again."""
     LOST = "lost"
     """The disk is another one, or failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveBrokers:
-    """Who can lead and be in sync, as of the batch being written; draining ones lead only for want of others."""
+    """Who can lead and be in sync, as of the batch being written; draining ones lead only for want of others.
+
+    Attributes:
+        damaged: copies that cannot lead. Not needed where the leader stays in sync, and so leads on.
+    """
 
     active: frozenset[int]
     draining: frozenset[int]
+    damaged: DamagedReplicas = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
         brokers: Mapping[int, BrokerRegistration],
         *,
+        damaged: DamagedReplicas | None = None,
         activated: int | None = None,
         deactivated: int | None = None,
         drained: int | None = None,
@@ -66,7 +81,14 @@ class LiveBrokers:
             active.discard(deactivated)
         if drained is not None:
             draining.add(drained)
-        return cls(frozenset(active), frozenset(draining))
+        return cls(frozenset(active), frozenset(draining), {} if damaged is None else damaged)
+
+    def able_to_lead(self, partition: PartitionRegistration) -> frozenset[int]:
+        """Active brokers, less those with a damaged copy; whoever is in sync has fetched a new one since it said so."""
+        damaged = self.damaged.get((partition.topic_id, partition.partition))
+        if not damaged:
+            return self.active
+        return self.active.difference(member for member in damaged if member not in partition.in_sync_replicas)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +150,7 @@ def elect(
     wish: Wish = NO_WISH,
 ) -> Election:
     """Choose a leader in the order given at the top of this file; the leader is None when nobody qualifies."""
-    active = live.active
+    active = live.able_to_lead(before)
     if wish.preferred is not None and wish.preferred in in_sync and wish.preferred in active:
         return Election(wish.preferred, in_sync)
     current = before.leader_id
@@ -187,7 +209,11 @@ def change_partition(
     )
     if election.is_unclean or len(election.in_sync_replicas) >= rules.effective_min_in_sync(before):
         eligible = ()
-    leads_anew = election.leader_id != before.leader_id or election.is_unclean
+    leads_anew = (
+        election.leader_id != before.leader_id
+        or election.is_unclean
+        or (leaving_copy is CopyState.DAMAGED and before.leader_id is not None)
+    )
     recovering = election.is_unclean or (before.is_recovering if is_recovering is None else is_recovering)
     record = PartitionChangeRecord(
         topic_id=before.topic_id,
@@ -211,13 +237,19 @@ def _eligible_after(
     leaving_copy: CopyState,
     rules: PartitionRules,
 ) -> tuple[int, ...]:
-    """Members that leave now, then those that were eligible; a doubtful one last, a worthless one not at all."""
+    """Members that leave now, then those that were eligible; a doubtful one last, a worthless one not at all.
+
+    A damaged one only when there is nobody else.
+    """
     members = [
         member for member in (*before.in_sync_replicas, *before.eligible_leader_replicas) if member not in in_sync
     ]
     if leaving is not None and leaving in members and leaving_copy is not CopyState.CLEAN:
         members.remove(leaving)
-        if leaving_copy is CopyState.UNCLEAN_STOP and rules.is_synced:
+        is_last = not in_sync and not members
+        if (leaving_copy is CopyState.UNCLEAN_STOP and rules.is_synced) or (
+            leaving_copy is CopyState.DAMAGED and is_last
+        ):
             members.append(leaving)
     return tuple(members)
 

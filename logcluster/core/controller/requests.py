@@ -37,14 +37,27 @@ class RegisterBrokerResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FailedReplica:
+    """A broker found its log of a partition damaged; ignored unless `leader_epoch` is still the partition's."""
+
+    topic_id: TopicId
+    partition: int
+    leader_epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """A broker is alive and has applied the metadata log up to `metadata_offset`."""
+    """A broker is alive and has applied the metadata log up to `metadata_offset`.
+
+    `failed_replicas` are all of its replicas that are damaged at present; what is not named any more is sound again.
+    """
 
     broker_id: int
     broker_epoch: int
     metadata_offset: int
     want_shutdown: bool = False
     log_directory_failed: bool = False
+    failed_replicas: tuple[FailedReplica, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from logcluster.core.metadata.image import BrokerRegistration
+from logcluster.core.controller.state import PartitionKey
+from logcluster.core.metadata.image import BrokerRegistration, PartitionRegistration
+
+
+DamagedReplicas = Mapping[PartitionKey, Mapping[int, int]]
+"""By partition: which brokers say that their copy is damaged, each with the leader epoch it speaks of."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,11 +40,16 @@ class Session:
 
 
 class BrokerSessions:
-    """Sessions by broker id."""
+    """Sessions by broker id.
+
+    Attributes:
+        damaged: what brokers last said of damaged copies; always the same object.
+    """
 
     def __init__(
         self, brokers: Mapping[int, BrokerRegistration], *, now_ms: int, timeout_ms: int, grace_ms: int
     ) -> None:
+        self.damaged: dict[PartitionKey, dict[int, int]] = {}
         self._timeout_ms = timeout_ms
         self._grace_ms = grace_ms
         self._sessions = {
@@ -56,6 +66,7 @@ class BrokerSessions:
         session = Session(broker_epoch=broker_epoch, last_contact_ms=now_ms, unfence_offset=broker_epoch)
         session.was_heard = True
         self._sessions[broker_id] = session
+        self.note_damaged(broker_id, {})
         return session
 
     def heard(self, broker_id: int, *, broker_epoch: int, metadata_offset: int, now_ms: int) -> Session:
@@ -87,6 +98,26 @@ class BrokerSessions:
     def forget(self, broker_id: int) -> None:
         """The broker is unregistered."""
         self._sessions.pop(broker_id, None)
+        self.note_damaged(broker_id, {})
+
+    def note_damaged(self, broker_id: int, reports: Mapping[PartitionKey, int]) -> bool:
+        """Note all that is damaged on a broker, with leader epochs; returns whether anything is sound again."""
+        recovered = [key for key, brokers in self.damaged.items() if broker_id in brokers and key not in reports]
+        for key in recovered:
+            brokers = self.damaged[key]
+            del brokers[broker_id]
+            if not brokers:
+                del self.damaged[key]
+        for key, leader_epoch in reports.items():
+            self.damaged.setdefault(key, {})[broker_id] = leader_epoch
+        return bool(recovered)
+
+    def is_damaged(self, broker_id: int, partition: PartitionRegistration) -> bool:
+        """Is the broker's copy of a partition damaged? What is in sync has been fetched again since an old report."""
+        leader_epoch = self.damaged.get((partition.topic_id, partition.partition), {}).get(broker_id)
+        if leader_epoch is None:
+            return False
+        return leader_epoch == partition.leader_epoch or broker_id not in partition.in_sync_replicas
 
     def is_live(self, broker_id: int, *, now_ms: int) -> bool:
         """Is the registered process believed to run? While connected, or until timeout, grace or proof end it."""

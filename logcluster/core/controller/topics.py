@@ -22,6 +22,7 @@ from logcluster.core.controller.requests import (
     Result,
     TopicResult,
 )
+from logcluster.core.controller.sessions import DamagedReplicas
 from logcluster.core.controller.state import ControllerState
 from logcluster.core.metadata.image import TopicImage
 from logcluster.core.metadata.records import (
@@ -76,8 +77,11 @@ def check_topic_name(name: str) -> None:
 class Topics:
     """Handlers of everything about topics; they read the state and change nothing."""
 
-    def __init__(self, state: ControllerState, random: Random, *, trust_synced_logs: bool) -> None:
+    def __init__(
+        self, state: ControllerState, damaged: DamagedReplicas, random: Random, *, trust_synced_logs: bool
+    ) -> None:
         self._state = state
+        self._damaged = damaged
         self._random = random
         self._trust_synced_logs = trust_synced_logs
 
@@ -290,7 +294,7 @@ class Topics:
         if not clears_eligible and "unclean.leader.election.enable" not in changed:
             return []
         rules = PartitionRules.of(TopicConfig.from_overrides(config), trust_synced_logs=self._trust_synced_logs)
-        live = LiveBrokers.of(self._state.image.brokers)
+        live = LiveBrokers.of(self._state.image.brokers, damaged=self._damaged)
         records: list[MetadataRecord] = []
         for partition in topic.partitions.values():
             record = change_partition(
