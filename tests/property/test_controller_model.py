@@ -23,6 +23,7 @@ from logcluster.core.controller.requests import (
     DeleteTopics,
     DrainBroker,
     ElectLeaders,
+    FailedReplica,
     FenceBroker,
     Heartbeat,
     IsrMember,
@@ -51,6 +52,8 @@ class ControllerModel(RuleBasedStateMachine):
         # The committed prefix of each partition, as a count of ISR-acknowledged writes, and what each replica holds.
         self.committed = {}
         self.held = {}
+        # Damaged copies, by broker and partition, until the broker may begin a new log: the epoch of the last use.
+        self.damaged = {}
         self.controller = Controller(EMPTY, config=self.config, random=self.random, now_ms=0)
         for broker_id in range(3):
             self.register(broker_id, False, False)
@@ -78,6 +81,12 @@ class ControllerModel(RuleBasedStateMachine):
         assert part.leader_epoch >= leader_epoch
         assert part.partition_epoch > partition_epoch
         self.epochs[key] = (part.leader_epoch, part.partition_epoch)
+        for broker_id in part.replicas:
+            last_epoch = self.damaged.get((broker_id, key))
+            counts = (*part.in_sync_replicas, *part.eligible_leader_replicas, *part.last_known_leaders)
+            if last_epoch is not None and broker_id not in counts and part.leader_id is not None:
+                assert part.leader_epoch > last_epoch
+                del self.damaged[broker_id, key]
         if part.leader_id is None:
             return
         known = self.leaders.setdefault((key, part.leader_epoch), part.leader_id)
@@ -88,6 +97,7 @@ class ControllerModel(RuleBasedStateMachine):
                 held.setdefault(member, 0)
             self.committed[key] = 0
         if part.leader_epoch != leader_epoch:
+            assert (part.leader_id, key) not in self.damaged, "a damaged replica leads"
             if part.is_recovering:
                 self.committed[key] = min(self.committed[key], held.get(part.leader_id, 0))
             assert held.get(part.leader_id, 0) >= self.committed[key], "an election lost committed records"
@@ -135,8 +145,37 @@ class ControllerModel(RuleBasedStateMachine):
                     broker_epoch=broker.broker_epoch,
                     metadata_offset=self.index,
                     want_shutdown=want_shutdown and self.random.random() < 0.2,
+                    failed_replicas=self.failed_replicas(broker_id),
                 )
             )
+
+    def failed_replicas(self, broker_id):
+        return tuple(
+            FailedReplica(topic_id=part.topic_id, partition=part.partition, leader_epoch=part.leader_epoch)
+            for part in self.parts()
+            if (broker_id, (part.topic_id, part.partition)) in self.damaged
+        )
+
+    @precondition(lambda self: self.controller.image.topics)
+    @rule(data=st.data(), shutdown=st.booleans())
+    def damage(self, data, shutdown):
+        """A broker finds a log damaged, and says so with the heartbeat it sends at once."""
+        part = data.draw(st.sampled_from(self.parts()))
+        broker_id = data.draw(st.sampled_from(part.replicas))
+        broker = self.controller.image.brokers[broker_id]
+        key = (part.topic_id, part.partition)
+        if broker.is_fenced:
+            return
+        self.damaged[broker_id, key] = part.leader_epoch
+        self.held[key][broker_id] = 0
+        others = {*part.in_sync_replicas, *part.eligible_leader_replicas} - {broker_id}
+        self.heartbeat(broker_id, shutdown)
+        after = self.controller.image.partition(*key)
+        assert broker_id not in after.in_sync_replicas
+        if others:
+            assert broker_id not in after.eligible_leader_replicas
+        elif broker_id in (*part.in_sync_replicas, *part.eligible_leader_replicas) and after.leader_id is None:
+            assert after.eligible_leader_replicas == (broker_id,)
 
     @rule(broker_id=BROKERS)
     def fence(self, broker_id):
@@ -196,6 +235,7 @@ class ControllerModel(RuleBasedStateMachine):
             return
         key = (part.topic_id, part.partition)
         wanted = data.draw(st.sets(st.sampled_from(part.replicas))) | {part.leader_id}
+        wanted -= {member for member in wanted if (member, key) in self.damaged}
         brokers = self.controller.image.brokers
         for member in wanted:
             if member not in part.in_sync_replicas:
@@ -244,6 +284,10 @@ class ControllerModel(RuleBasedStateMachine):
         image = decode_snapshot(encode_snapshot(self.controller.image), offset=self.index, term=1)
         assert image == self.controller.image
         self.controller = Controller(image, config=self.config, random=self.random, now_ms=self.now_ms)
+        # Until it hears of the damage, it may name a damaged leader, who then says no; that is left out here.
+        for broker_id in image.brokers:
+            failed = {(item.topic_id, item.partition): item.leader_epoch for item in self.failed_replicas(broker_id)}
+            self.controller.sessions.note_damaged(broker_id, failed)
 
     def teardown(self):
         if not hasattr(self, "log"):

@@ -150,8 +150,9 @@ class Brokers:
             session.shutdown_offset = index
         else:
             if request.want_shutdown:
-                # Begun under an earlier controller: everything known now includes it.
-                session.shutdown_offset = session.shutdown_offset or self._state.image.offset
+                if session.shutdown_offset is None:
+                    # Begun under an earlier controller: everything known now includes it.
+                    session.shutdown_offset = self._state.image.offset
             elif broker.is_fenced and session.metadata_offset >= max(session.unfence_offset, broker.broker_epoch):
                 records = self._unfence(broker, failed)
                 is_fenced = False

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from logcluster.core.controller.state import PartitionKey
 from logcluster.core.metadata.image import BrokerRegistration, PartitionRegistration
 
-
 DamagedReplicas = Mapping[PartitionKey, Mapping[int, int]]
 """By partition: which brokers say that their copy is damaged, each with the leader epoch it speaks of."""
 
