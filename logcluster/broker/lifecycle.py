@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +26,7 @@ from logcluster.model.errors import (
     RequestTimedOut,
     StaleBrokerEpoch,
 )
+from logcluster.model.ids import TopicIdPartition
 from logcluster.model.invariants import InvariantViolation
 from logcluster.runtime.clock import Clock
 from logcluster.runtime.scope import TaskScope
@@ -60,6 +61,8 @@ class BrokerLifecycle:
     Args:
         previous_broker_epoch: from the clean-shutdown marker; None after an unclean stop.
         on_fatal: told when this broker can never be a member, or cannot go on; the node should stop.
+        failed_replicas: replicas whose log is damaged, with leader epochs; every heartbeat carries them. Call
+            `heartbeat_soon` when they change.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class BrokerLifecycle:
         loader: MetadataLoader,
         clock: Clock,
         on_fatal: Callable[[BaseException], None],
+        failed_replicas: Callable[[], Mapping[TopicIdPartition, int]] = dict,
         heartbeat_interval_ms: int = 200,
         session_timeout_ms: int = 1_500,
     ) -> None:
@@ -86,6 +90,7 @@ class BrokerLifecycle:
         self._loader = loader
         self._clock = clock
         self._on_fatal = on_fatal
+        self._failed_replicas = failed_replicas
         self._heartbeat_interval_ms = heartbeat_interval_ms
         self._session_timeout_ms = session_timeout_ms
         self._is_log_directory_failed = False
@@ -138,6 +143,10 @@ class BrokerLifecycle:
     def report_log_directory_failure(self) -> None:
         """Tell the controller that this broker can hold nothing any more."""
         self._is_log_directory_failed = True
+        self._heartbeat_now.set()
+
+    def heartbeat_soon(self) -> None:
+        """Send the next heartbeat at once: there is news for the controller."""
         self._heartbeat_now.set()
 
     async def _run(self) -> None:
@@ -272,6 +281,12 @@ class BrokerLifecycle:
                 want_shutdown=self._wants_shutdown,
                 log_directory_failed=self._is_log_directory_failed,
                 sequence=self._sequence,
+                failed_replicas=[
+                    controller_pb2.FailedReplica(
+                        topic_id=key.topic_id, partition=key.partition, leader_epoch=leader_epoch
+                    )
+                    for key, leader_epoch in self._failed_replicas().items()
+                ],
             )
             try:
                 async with asyncio.timeout(self._heartbeat_interval_ms / 1000):

@@ -25,6 +25,7 @@ from logcluster.core.replication.in_sync import LeaderSettings
 from logcluster.core.replication.leader import LeaderState
 from logcluster.core.replication.producer_state import ProducerStates
 from logcluster.model.errors import (
+    CorruptLog,
     CorruptMessage,
     Disconnected,
     FencedLeaderEpoch,
@@ -264,7 +265,7 @@ class Partition:
         A retry is answered with its original place, before the in-sync set is looked at: it is in the log already.
 
         Raises:
-            NotLeaderOrFollower: this broker does not lead.
+            NotLeaderOrFollower: this broker does not lead, or has just found its log damaged; nothing was written.
             InvalidProducerEpoch, OutOfOrderSequenceNumber: see `ProducerStates.check_append`; nothing was written.
             NotEnoughReplicas: `acks_all`, and the in-sync set is below its minimum; nothing was written.
             StorageFailure: the disk failed; the outcome is unknown and the log directory stops.
@@ -287,18 +288,22 @@ class Partition:
         base_offset = log.log_end_offset
         wall_ms = clock.now_ms()
         leader_epoch = leader.leader_epoch
-        if self.stamps_append_time:
-            append_time_ms = wall_ms
-            timestamp_ms = wall_ms
-            data = stamp(batch, base_offset=base_offset, leader_epoch=leader_epoch, log_append_time_ms=wall_ms)
-            log.append(data)
-        else:
-            append_time_ms = -1
-            timestamp_ms = header.max_timestamp_ms
-            data = stamp(batch, base_offset=base_offset, leader_epoch=leader_epoch)
-            # As header._replace would, at half of its cost.
-            stamped = BatchHeader(base_offset, header[1], leader_epoch, *header[3:])
-            log.append(data, (stamped,))
+        try:
+            if self.stamps_append_time:
+                append_time_ms = wall_ms
+                timestamp_ms = wall_ms
+                data = stamp(batch, base_offset=base_offset, leader_epoch=leader_epoch, log_append_time_ms=wall_ms)
+                log.append(data)
+            else:
+                append_time_ms = -1
+                timestamp_ms = header.max_timestamp_ms
+                data = stamp(batch, base_offset=base_offset, leader_epoch=leader_epoch)
+                # As header._replace would, at half of its cost.
+                stamped = BatchHeader(base_offset, header[1], leader_epoch, *header[3:])
+                log.append(data, (stamped,))
+        except CorruptLog as error:
+            # A reader's thread has just found damage; the log looks whether it is usable before it writes.
+            raise NotLeaderOrFollower("the replica's log is damaged", topic=self.topic, partition=self.index) from error
         next_offset = log.log_end_offset
         if producer_id >= 0:
             self.producers.record(

@@ -2,22 +2,25 @@
 
 Invariants: no role is taken before this process's own registration is in the metadata (an older image may still name a
 former life of this broker as leader, and it must not write again under that epoch); a role changes only for a newer
-leader or partition epoch; data is deleted only for a committed deletion, never because metadata lacks it (P8).
+leader or partition epoch; data is deleted only for a committed deletion, never because metadata lacks it; a replica
+with a damaged log serves nothing and says so, until it may begin a new one (P8).
 
 Neighbours: `metadata_loader` publishes to it, `partition` holds each replica, `replica_stream` follows leaders,
-`isr_updates` talks to the controller, `replica_upkeep` does what time asks for.
+`isr_updates` talks to the controller, `failed_replicas` knows the damaged ones, `replica_upkeep` does what time asks
+for.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import grpc
 
+from logcluster.broker.failed_replicas import FailedReplicas
 from logcluster.broker.flusher import Flusher
 from logcluster.broker.isr_updates import IsrController, IsrUpdates
 from logcluster.broker.partition import Partition
@@ -32,6 +35,7 @@ from logcluster.core.replication.in_sync import LeaderSettings
 from logcluster.core.replication.producer_state import ProducerStates
 from logcluster.model.errors import (
     CorruptLog,
+    Disconnected,
     LogClusterError,
     NotLeaderOrFollower,
     OffsetOutOfRange,
@@ -76,6 +80,7 @@ class ReplicaManager:
         log_manager: the open log directory. Its callbacks belong to `on_directory_failure` and `on_quarantine` here.
         broker_epoch: this process's registration, None before it has one.
         on_failure: told when the log directory has stopped (the broker leads and follows nothing any more).
+        on_failed_replicas: told when `failed_replicas` changed; the controller should hear of it soon.
         on_fault: told of a task that failed through a bug; the node should stop.
     """
 
@@ -90,6 +95,7 @@ class ReplicaManager:
         controller: IsrController,
         broker_epoch: Callable[[], int | None],
         on_failure: Callable[[LogClusterError], None],
+        on_failed_replicas: Callable[[], None] = lambda: None,
         on_fault: FaultHandler | None = None,
     ) -> None:
         self.settings = settings
@@ -106,6 +112,7 @@ class ReplicaManager:
         self._by_topic: dict[str, dict[int, Partition]] = {}
         self._by_id: dict[TopicIdPartition, Partition] = {}
         self._streams: dict[int, ReplicaStream] = {}
+        self._failed = FailedReplicas(broker_id=settings.broker_id, on_change=on_failed_replicas)
         self._loaded_producers: dict[TopicIdPartition, ProducerStates] = {}
         self._call_soon_threadsafe: Callable[..., object] | None = None
         self._scope = TaskScope("replicas", on_fault=on_fault)
@@ -131,6 +138,11 @@ class ReplicaManager:
     def partitions(self) -> Iterable[Partition]:
         """Every hosted replica."""
         return self._by_id.values()
+
+    @property
+    def failed_replicas(self) -> Mapping[TopicIdPartition, int]:
+        """Replicas with a damaged log, each with the leader epoch to tell the controller."""
+        return self._failed.reports
 
     def known_broker_epoch(self, broker_id: int) -> int | None:
         """Epoch of the broker's registration in the metadata applied here."""
@@ -279,7 +291,10 @@ class ReplicaManager:
         """One partition that cannot take its role does not keep the others from theirs."""
         try:
             self._apply(registration)
-        except (CorruptLog, StorageFailure) as error:
+        except CorruptLog as error:
+            logger.error("partition %d: damaged, takes no role: %s", registration.partition, error.message)
+            self._failed.note(registration)
+        except StorageFailure as error:
             logger.error("partition %d: cannot take its role: %s", registration.partition, error.message)
 
     def _apply(self, registration: PartitionRegistration) -> None:
@@ -289,12 +304,18 @@ class ReplicaManager:
         key = TopicIdPartition(registration.topic_id, registration.partition)
         partition = self._by_id.get(key)
         if self.broker_id not in registration.replicas:
+            self._failed.forget(key)
             if partition is not None:
                 self._unfollow(partition)
                 partition.stand_by(registration.leader_id, registration.leader_epoch)
                 self._unhost(partition)
             return
-        if partition is None or partition.log.failure is not None:
+        failure = None if partition is None else partition.log.failure
+        if isinstance(failure, CorruptLog):
+            # A reader's thread has just found it: `on_quarantine` is on its way.
+            self._step_aside(key, failure)
+            partition = None
+        if partition is None or failure is not None:
             partition = self._host(topic, registration, key)
         known_epoch = partition.leader_epoch
         if known_epoch is not None and registration.leader_epoch < known_epoch:
@@ -384,21 +405,17 @@ class ReplicaManager:
         """Open or create the log and build the replica around it.
 
         Raises:
-            CorruptLog: the log is set aside, and this replica still counts as in sync or eligible: its damaged data may
-                be the last there is, so it is not replaced.
+            CorruptLog: the log is damaged, and cannot be replaced yet: see `FailedReplicas.may_begin_anew`.
             StorageFailure: the log directory has stopped.
         """
         stale = self._by_id.get(key)
         if stale is not None:
             self._unfollow(stale)
             self._unhost(stale)
-        counts = self.broker_id in registration.in_sync_replicas or self.broker_id in (
-            *registration.eligible_leader_replicas,
-            *registration.last_known_leaders,
-        )
-        if key in self.log_manager.quarantined and not counts and registration.leader_id is not None:
+        if key in self.log_manager.quarantined and self._failed.may_begin_anew(registration):
             logger.warning("%s-%d: refetching a damaged log from its leader", topic.name, registration.partition)
             self.log_manager.replace_quarantined(key)
+            self._failed.forget(key)
         config = TopicConfig.from_overrides(topic.config)
         log = self.log_manager.get_or_create(
             TopicPartition(topic.name, registration.partition), registration.topic_id, log_config(config)
@@ -441,6 +458,7 @@ class ReplicaManager:
             partition.fail(UnknownTopicOrPartition(topic=partition.topic, partition=partition.index))
             self._unhost(partition)
         self._loaded_producers.pop(key, None)
+        self._failed.forget(key)
         try:
             self.log_manager.delete(key)
         except StorageFailure as error:
@@ -481,13 +499,19 @@ class ReplicaManager:
         self._on_failure(error)
 
     def _step_aside(self, key: TopicIdPartition, error: CorruptLog) -> None:
+        """End the replica and tell the controller; nothing when that has happened, and a new log is in its place."""
         partition = self._by_id.get(key)
-        if partition is None:
+        if partition is None or partition.log.failure is None:
             return
         logger.error("%s: damaged, this replica steps aside: %s", partition.topic_partition, error.message)
+        last_epoch = partition.leader_epoch
         self._unfollow(partition)
-        partition.fail(error)
+        # Others may hold what was appended here, so that this is no definite refusal (P9).
+        partition.fail(Disconnected("the replica's log is damaged", topic=partition.topic, partition=partition.index))
         self._unhost(partition)
+        registration = self.image.partition(key.topic_id, key.partition)
+        if registration is not None:
+            self._failed.note(registration, last_epoch=registration.leader_epoch if last_epoch is None else last_epoch)
 
     # -- admin ---------------------------------------------------------------------------------------------------
 
