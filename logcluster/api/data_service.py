@@ -5,6 +5,7 @@ Errors of one partition travel in its part of the answer; the status speaks for 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from logcluster.broker.fetch import FetchHandler
@@ -16,6 +17,7 @@ from logcluster.model.errors import (
     OffsetNotAvailable,
     UnsupportedVersion,
 )
+from logcluster.rpc.interceptors import answered_directly_by
 from logcluster.runtime.disk import DiskExecutor
 from logcluster.wire.gen.logcluster.v1 import data_pb2 as pb
 from logcluster.wire.gen.logcluster.v1 import data_pb2_grpc
@@ -43,9 +45,14 @@ class DataServicer(data_pb2_grpc.DataServiceServicer):
         self._producer_ids = producer_ids
         self._disk = disk
 
+    @answered_directly_by("produce_directly")
     async def Produce(self, request: pb.ProduceRequest, context: Context) -> pb.ProduceResponse:  # noqa: N802
         """Append record batches. Cancellation: what was appended stays."""
         return await self._produce.produce(request)
+
+    def produce_directly(self, request: pb.ProduceRequest, answer: Callable[[pb.ProduceResponse], None]) -> None:
+        """As `Produce`, for a carrier that needs no task per call."""
+        self._produce.start(request, answer)
 
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> pb.FetchResponse:  # noqa: N802
         """Read committed records. Cancellation: atomic."""

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from logcluster.model.errors import LogClusterError, RequestTimedOut
+
+Notify = Callable[[LogClusterError | None], None]
+"""Told once: None when committed, otherwise why that is unknown. Called while the watermark moves; must not wait."""
 
 
 class CommitWaiter:
     """One produce request that waits until everything below `next_offset` is committed."""
 
-    __slots__ = ("deadline_ms", "future", "next_offset")
+    __slots__ = ("deadline_ms", "next_offset", "notify")
 
-    def __init__(self, next_offset: int, deadline_ms: int, future: asyncio.Future[None]) -> None:
+    def __init__(self, next_offset: int, deadline_ms: int, notify: Notify) -> None:
         self.next_offset = next_offset
         self.deadline_ms = deadline_ms
-        self.future = future
+        self.notify = notify
 
 
 class CommitWaiters:
@@ -40,38 +44,53 @@ class CommitWaiters:
 
         Cancelling the future gives up the answer only.
         """
-        queue = self._queue
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiter = CommitWaiter(next_offset, deadline_ms, future)
+
+        def notify(error: LogClusterError | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+        self.add_callback(next_offset, deadline_ms, notify)
+        return future
+
+    def add_callback(self, next_offset: int, deadline_ms: int, notify: Notify) -> None:
+        """As `add`, but `notify` is called at once when the answer is known."""
+        queue = self._queue
+        waiter = CommitWaiter(next_offset, deadline_ms, notify)
         if not queue or queue[-1].next_offset <= next_offset:
             queue.append(waiter)
         else:
             queue.insert(sum(1 for other in queue if other.next_offset <= next_offset), waiter)
-        return future
 
     def complete_to(self, high_watermark: int) -> None:
         """Everything below `high_watermark` is committed."""
         queue = self._queue
         while queue and queue[0].next_offset <= high_watermark:
-            future = queue.popleft().future
-            if not future.done():
-                future.set_result(None)
+            queue.popleft().notify(None)
 
     def fail_all(self, error: LogClusterError) -> None:
         """Nobody will know here whether the records get committed."""
         queue, self._queue = self._queue, deque()
         for waiter in queue:
-            if not waiter.future.done():
-                waiter.future.set_exception(type(error)(error.message, hint=error.hint, **error.facts))
+            waiter.notify(type(error)(error.message, hint=error.hint, **error.facts))
 
-    def expire(self, now_ms: int, **facts: object) -> bool:
+    def expire(self, now_ms: int, *, topic: str, partition: int) -> bool:
         """Fail who waited until its deadline; returns whether anybody still waits."""
         if any(waiter.deadline_ms <= now_ms for waiter in self._queue):
             staying: deque[CommitWaiter] = deque()
+            late: list[CommitWaiter] = []
             for waiter in self._queue:
                 if waiter.deadline_ms > now_ms:
                     staying.append(waiter)
-                elif not waiter.future.done():
-                    waiter.future.set_exception(RequestTimedOut("the replicas did not acknowledge in time", **facts))
+                else:
+                    late.append(waiter)
             self._queue = staying
+            for waiter in late:
+                waiter.notify(
+                    RequestTimedOut("the replicas did not acknowledge in time", topic=topic, partition=partition)
+                )
         return bool(self._queue)

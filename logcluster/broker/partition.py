@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple, Protocol
 
-from logcluster.broker.commit_waiters import CommitWaiters
+from logcluster.broker.commit_waiters import CommitWaiters, Notify
 from logcluster.broker.producer_recovery import load_producers
 from logcluster.core.metadata.image import PartitionRegistration
 from logcluster.core.metadata.topic_config import TopicConfig
@@ -339,6 +339,15 @@ class Partition:
         if not len(self.waiters):
             self._host.watch_waiters(self)
         return self.waiters.add(next_offset, deadline_ms)
+
+    def when_committed(self, next_offset: int, deadline_ms: int, notify: Notify) -> bool:
+        """As `wait_committed` without a future: False when it is committed already, and `notify` is not called."""
+        if next_offset <= self.high_watermark:
+            return False
+        if not len(self.waiters):
+            self._host.watch_waiters(self)
+        self.waiters.add_callback(next_offset, deadline_ms, notify)
+        return True
 
     def on_replica_report(
         self, follower_id: int, *, broker_epoch: int, reported_offset: int, log_end_offset: int, log_start_offset: int

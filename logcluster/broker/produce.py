@@ -8,6 +8,8 @@ partition only. What was appended is never refused definitely (P9).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 from logcluster.broker.partition import Appended, Partition
@@ -47,6 +49,29 @@ class PartitionFinder(Protocol):
         ...
 
 
+class _Waiting:
+    """One request whose partitions are committed one by one; answers when the last one is settled."""
+
+    __slots__ = ("_answer", "_response", "count")
+
+    def __init__(self, response: pb.ProduceResponse, answer: Callable[[pb.ProduceResponse], None]) -> None:
+        self._response = response
+        self._answer = answer
+        self.count = 1
+        """Partitions that are not settled, and one for the request while it is being appended."""
+
+    def settle(self, ack: pb.PartitionAck, error: LogClusterError | None) -> None:
+        """One partition is committed, or its outcome is unknown."""
+        if error is not None:
+            set_error(ack, error)
+        self.release()
+
+    def release(self) -> None:
+        self.count -= 1
+        if not self.count:
+            self._answer(self._response)
+
+
 class ProduceHandler:
     """Serves produce requests.
 
@@ -66,13 +91,28 @@ class ProduceHandler:
             InvalidRequiredAcks: the acks value is unknown; nothing was done.
         Cancellation: what was appended stays.
         """
+        future: asyncio.Future[pb.ProduceResponse] = asyncio.get_running_loop().create_future()
+
+        def answer(response: pb.ProduceResponse) -> None:
+            if not future.done():
+                future.set_result(response)
+
+        self.start(request, answer)
+        return await future
+
+    def start(self, request: pb.ProduceRequest, answer: Callable[[pb.ProduceResponse], None]) -> None:
+        """As `produce`, without a task: append now, and call `answer` once, perhaps before this returns.
+
+        Raises:
+            InvalidRequiredAcks: the acks value is unknown; nothing was done and `answer` is not called.
+        """
         acks = request.acks
         if acks not in _ACKS_KNOWN:
             raise InvalidRequiredAcks(acks=acks)
         acks_all = acks in _ACKS_ALL
         response = pb.ProduceResponse()
         deadline_ms = -1
-        waiting: list[tuple[pb.PartitionAck, asyncio.Future[None]]] = []
+        waiting = _Waiting(response, answer)
         for item in request.partitions:
             topic, index = item.topic, item.partition
             try:
@@ -91,15 +131,10 @@ class ProduceHandler:
                 if deadline_ms < 0:
                     timeout_ms = min(request.timeout_ms or REQUEST_DEADLINE_MS_DEFAULT, DEADLINE_MS_MAX)
                     deadline_ms = self._clock.monotonic_ms() + timeout_ms
-                future = partition.wait_committed(appended.next_offset, deadline_ms)
-                if future is not None:
-                    waiting.append((ack, future))
-        for ack, future in waiting:
-            try:
-                await future
-            except LogClusterError as error:
-                set_error(ack, error)
-        return response
+                waiting.count += 1
+                if not partition.when_committed(appended.next_offset, deadline_ms, partial(waiting.settle, ack)):
+                    waiting.count -= 1
+        waiting.release()
 
     def _append(
         self, item: pb.PartitionProduce, topic: str, index: int, *, acks_all: bool

@@ -16,7 +16,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import grpc
 
@@ -28,6 +28,9 @@ logger = logging.getLogger("logcluster.rpc")
 
 Behaviour = Callable[[Any, Any], Any]
 """A handler: (request or request iterator, context) -> awaitable, or async iterator of responses."""
+DirectBehaviour = Callable[[Any, Callable[[Any], None]], None]
+"""`behaviour(request, answer)`: no coroutine; see `answered_directly_by`."""
+Servicer = TypeVar("Servicer", bound=Callable[..., Any])
 Handler = Any
 """A `grpc.RpcMethodHandler`: behaviours, serializers and the two streaming flags."""
 CANCELLED_DETAILS: Final = "the handler was cancelled before it answered"
@@ -74,6 +77,27 @@ def intercept_all(interceptors: Sequence[Interceptor], method: str, handler: Han
     return handler
 
 
+def answered_directly_by(name: str) -> Callable[[Servicer], Servicer]:
+    """Mark a unary servicer method: a carrier that can may call the method `name` of the same servicer instead.
+
+    That one is no coroutine: `name(request, answer)` calls `answer(response)` once, now or later, and raises what the
+    marked method would raise before its first await. It spares a task per call, and callers cannot tell.
+    """
+
+    def mark(method: Servicer) -> Servicer:
+        method._answered_directly_by = name  # type: ignore[attr-defined]  # a note for `direct_behaviour_of`
+        return method
+
+    return mark
+
+
+def direct_behaviour_of(handler: Handler) -> DirectBehaviour | None:
+    """Return what `answered_directly_by` names, for a handler that nothing wraps yet; None without the mark."""
+    method = handler.unary_unary
+    name = getattr(method, "_answered_directly_by", None)
+    return None if name is None else cast(DirectBehaviour, getattr(method.__self__, name))
+
+
 class Boundary:
     """The outermost interceptor of one server.
 
@@ -102,6 +126,30 @@ class Boundary:
             "handlers_refused": self.calls_refused,
             "incidents": self.incidents,
         }
+
+    def run_directly(
+        self,
+        method: str,
+        behaviour: DirectBehaviour,
+        request: Any,
+        *,
+        answer: Callable[[Any], None],
+        fail: Callable[[grpc.StatusCode, str, Any], None],
+    ) -> None:
+        """Run a direct behaviour; its errors go to `fail` as code, message and trailing metadata."""
+        try:
+            behaviour(request, answer)
+        except LogClusterError as error:
+            fail(*status_from_error(error))
+        except Exception as error:  # noqa: BLE001 - this is the outermost interceptor
+            fail(*self._incident(method, error))
+
+    def _incident(self, method: str, error: BaseException) -> tuple[grpc.StatusCode, str, Any]:
+        """Log an unexpected error under an id of which only the id leaves this process."""
+        self.incidents += 1
+        incident = f"{id(self) & 0xFFFF:04x}-{self.incidents}"
+        logger.error("incident %s: %s failed unexpectedly", incident, method, exc_info=error)
+        return status_from_error(errors.UnknownServerError(f"unexpected error, incident {incident}", incident=incident))
 
     def _single(self, method: str, behaviour: Behaviour, *, is_capped: bool) -> Behaviour:
         deadline_max = self.deadline_ms_max / 1000
@@ -184,12 +232,7 @@ class Boundary:
         }:
             # A method that the servicer leaves to the generated base class.
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not implemented!")
-        self.incidents += 1
-        incident = f"{id(self) & 0xFFFF:04x}-{self.incidents}"
-        logger.error("incident %s: %s failed unexpectedly", incident, method, exc_info=error)
-        code, message, trailing = status_from_error(
-            errors.UnknownServerError(f"unexpected error, incident {incident}", incident=incident)
-        )
+        code, message, trailing = self._incident(method, error)
         await context.abort(code, message, trailing)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from logcluster.model.errors import InvalidConfig
 from logcluster.model.limits import MIB
+from logcluster.runtime.event_loop import new_event_loop
 
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
@@ -61,11 +62,12 @@ def run_event_loop(main: Callable[[], Coroutine[Any, Any, int]], *, kind: str = 
     Raises:
         InvalidConfig: uvloop is not installed.
     """
-    if kind == "asyncio":
-        return asyncio.run(main())
-    try:
-        import uvloop
-    except ImportError as error:
-        raise InvalidConfig("uvloop is not installed", hint="pip install 'logcluster[uvloop]'") from error
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    factory: Callable[[], asyncio.AbstractEventLoop] = new_event_loop
+    if kind == "uvloop":
+        try:
+            import uvloop
+        except ImportError as error:
+            raise InvalidConfig("uvloop is not installed", hint="pip install 'logcluster[uvloop]'") from error
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main())

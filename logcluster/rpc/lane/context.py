@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import grpc
 from google.protobuf.message import DecodeError, EncodeError
 
+from logcluster.rpc.interceptors import DirectBehaviour
 from logcluster.rpc.lane import frames
 from logcluster.rpc.lane.streams import NUMBER_BY_STATUS, STATUS_BY_NUMBER, MessageStream, MessageTooBig
 
@@ -36,11 +37,15 @@ class Metadatum(NamedTuple):
 class BoundMethod:
     """A registered method as the server calls it."""
 
-    __slots__ = ("behaviour", "deserialize", "path", "request_streaming", "response_streaming", "serialize")
+    __slots__ = ("behaviour", "deserialize", "direct", "path", "request_streaming", "response_streaming", "serialize")
 
-    def __init__(self, path: str, handler: Any, behaviour_of: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, path: str, handler: Any, behaviour_of: Callable[[Any], Any], direct: DirectBehaviour | None = None
+    ) -> None:
         self.path = path
         self.behaviour = behaviour_of(handler)
+        self.direct = direct
+        """Runs instead of the behaviour, without a task."""
         self.request_streaming = bool(handler.request_streaming)
         self.response_streaming = bool(handler.response_streaming)
         self.deserialize: Callable[[Any], Any] = handler.request_deserializer or bytes
@@ -84,10 +89,42 @@ class ServerCall(MessageStream):
                 self._connection.calls.pop(self.call_id, None)
                 self._finish(StatusCode.INTERNAL, f"Exception deserializing request! {error}")
                 return
+            if method.direct is not None:
+                self._run_directly(method.direct, request)
+                return
         else:
             request = _Requests(self)
         work = self._run_stream(request) if method.response_streaming else self._run_single(request)
         self._task = self._connection.server.run(work)
+
+    def _run_directly(self, behaviour: DirectBehaviour, request: Any) -> None:
+        server = self._connection.server
+        server.direct_calls += 1
+        server.boundary.run_directly(
+            self._method.path, behaviour, request, answer=self._answered_directly, fail=self._failed_directly
+        )
+
+    def _answered_directly(self, response: Any) -> None:
+        if self._has_ended:
+            return
+        if self.is_active:
+            self._answer(response)
+        self._direct_ended()
+
+    def _failed_directly(self, code: grpc.StatusCode, details: str, trailing: frames.MetadataItems) -> None:
+        if self._has_ended:
+            return
+        self._trailing = trailing
+        self._finish(code, details)
+        self._direct_ended()
+
+    def _direct_ended(self) -> None:
+        """Free the call's place; what the behaviour still says later is not sent."""
+        if not self._has_ended:
+            self._has_ended = True
+            self._connection.calls.pop(self.call_id, None)
+            self._connection.server.direct_calls -= 1
+            self._connection.server.finished(None)
 
     async def _run_single(self, request: Any) -> None:
         try:
@@ -191,6 +228,8 @@ class ServerCall(MessageStream):
             # A task that is cancelled before its first step never runs a line of its coroutine.
             self._task.add_done_callback(self._handler_ended)
             self._task.cancel()
+        elif self._task is None and self._method.direct is not None:
+            self._direct_ended()
 
     # What handlers use: grpc.aio.ServicerContext.
 

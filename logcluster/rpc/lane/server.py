@@ -17,7 +17,7 @@ from typing import Any, Final
 import grpc
 
 from logcluster.model import errors
-from logcluster.rpc.interceptors import Boundary, Interceptor, behaviour_of, intercept_all
+from logcluster.rpc.interceptors import Boundary, Interceptor, behaviour_of, direct_behaviour_of, intercept_all
 from logcluster.rpc.lane import frames
 from logcluster.rpc.lane.connection import LaneConnection
 from logcluster.rpc.lane.context import BoundMethod, ServerCall
@@ -171,6 +171,8 @@ class LaneServer:
         self._network = network or TcpNetwork()
         self._listeners: list[Listener] = []
         self._connections: dict[ServerConnection, None] = {}
+        self.direct_calls = 0
+        """Open calls that run without a task."""
         self._running: dict[asyncio.Task[None], None] = {}
         self._registered: dict[str, Any] = {}
         self._generic: list[Any] = []
@@ -210,7 +212,7 @@ class LaneServer:
         for connection in list(self._connections):
             if connection.is_ready and not connection.is_closed:
                 connection.send(frames.GOAWAY, 0, b"shutting down")
-        if grace_ms > 0 and self._running:
+        if grace_ms > 0 and (self._running or self.direct_calls):
             loop = asyncio.get_running_loop()
             waiter: asyncio.Future[None] = loop.create_future()
             self._idle_waiters.append(waiter)
@@ -249,7 +251,9 @@ class LaneServer:
                 handler = next((found for one in self._generic if (found := one.service(details)) is not None), None)
             if handler is None:
                 return None
-            bound = BoundMethod(path, intercept_all(self._interceptors, path, handler), behaviour_of)
+            # Only the boundary knows how to surround a call without a task.
+            direct = direct_behaviour_of(handler) if len(self._interceptors) == 1 else None
+            bound = BoundMethod(path, intercept_all(self._interceptors, path, handler), behaviour_of, direct)
             self._bound[path] = bound
         return bound
 
@@ -262,7 +266,7 @@ class LaneServer:
     def finished(self, task: asyncio.Task[None] | None) -> None:
         if task is not None:
             self._running.pop(task, None)
-        if self._idle_waiters and not self._running:
+        if self._idle_waiters and not self._running and not self.direct_calls:
             for waiter in self._idle_waiters:
                 _wake(waiter)
             self._idle_waiters.clear()

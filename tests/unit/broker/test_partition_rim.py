@@ -359,9 +359,9 @@ async def test_waiters_are_completed_in_order_and_a_late_retry_is_put_in_between
 async def test_late_waiters_time_out_without_a_definite_refusal() -> None:
     waiters = CommitWaiters()
     early, late = waiters.add(5, 100), waiters.add(6, 200)
-    assert waiters.expire(150)
+    assert waiters.expire(150, topic="t", partition=0)
     error = early.exception()
     assert isinstance(error, RequestTimedOut) and not error.definite
     assert not late.done()
-    assert not waiters.expire(200)
+    assert not waiters.expire(200, topic="t", partition=0)
     assert late.exception() is not None
