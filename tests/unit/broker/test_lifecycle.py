@@ -10,6 +10,7 @@ from logcluster.broker.lifecycle import BrokerIdentity, BrokerLifecycle
 from logcluster.broker.metadata_loader import MetadataLoader
 from logcluster.core.metadata.records import BrokerChangeRecord, ClusterRecord, RegisterBrokerRecord
 from logcluster.model.errors import DuplicateBrokerRegistration, InconsistentClusterId, StaleBrokerEpoch
+from logcluster.model.ids import TopicId, TopicIdPartition
 from logcluster.model.invariants import InvariantViolation
 from logcluster.wire.gen.logcluster.internal.v1 import controller_pb2 as pb
 from logcluster.wire.records import encode_batch
@@ -256,3 +257,43 @@ async def test_a_failed_log_directory_is_told_with_every_heartbeat(failed):
     async with world.lifecycle:
         await told.wait()
     assert not world.fatal
+
+
+async def test_damaged_replicas_are_told_at_once_and_with_every_heartbeat():
+    world = World()
+    world.client.outcomes = [8]
+    key = TopicIdPartition(TopicId(b"t" * 16), 3)
+    failed = {}
+    heard = []
+    enough = asyncio.Event()
+
+    def script(request):
+        heard.append([(item.topic_id, item.partition, item.leader_epoch) for item in request.failed_replicas])
+        if len(heard) == 1:
+            failed[key] = 7
+            lifecycle.heartbeat_soon()
+        elif len(heard) == 3:
+            del failed[key]
+            lifecycle.heartbeat_soon()
+        elif len(heard) == 4:
+            enough.set()
+        else:
+            lifecycle.heartbeat_soon()
+        return pb.BrokerSessionResponse(is_fenced=True)
+
+    world.client.script = script
+    # With an interval this long, whatever comes was asked for.
+    lifecycle = BrokerLifecycle(
+        identity=world.lifecycle._identity,
+        previous_broker_epoch=None,
+        client=world.client,
+        loader=world.loader,
+        clock=world.clock,
+        on_fatal=world.on_fatal,
+        failed_replicas=lambda: failed,
+        heartbeat_interval_ms=60_000,
+        session_timeout_ms=60_000,
+    )
+    async with lifecycle:
+        await enough.wait()
+    assert heard == [[], [(b"t" * 16, 3, 7)], [(b"t" * 16, 3, 7)], []]
