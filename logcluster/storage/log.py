@@ -190,6 +190,7 @@ class PartitionLog(ReadableLog):
             files=[segment.open_for_append() for segment in segments],
             segments=segments,
             on_error=self._disk_failed,
+            is_abandoned=lambda: isinstance(self._failure, ShuttingDown),
         )
         if self._unindexed:
             pending.closed_segments, self._unindexed = self._unindexed, []

@@ -30,9 +30,13 @@ class PendingFlush:
     small_files: dict[str, dict[str, Any]] = field(default_factory=dict)
     directories: Sequence[str] = ()
     on_error: Callable[[OSError], LogClusterError]
+    is_abandoned: Callable[[], bool]
+    """Whether the log was closed meanwhile; a deleted one has also been moved away."""
 
     def run(self) -> None:
         """Sync; on any thread, once.
+
+        A log that was deleted meanwhile has nothing to keep, so files that are gone are no failure then.
 
         Raises:
             StorageFailure: the disk failed; the log is failed for good, and nothing of this flush counts.
@@ -46,5 +50,8 @@ class PendingFlush:
                 write_checked(self.filesystem, self.directory, name, content, writer=".flush")
             for directory in self.directories:
                 self.filesystem.sync_dir(directory)
+        except FileNotFoundError as error:
+            if not self.is_abandoned():
+                raise self.on_error(error) from error
         except OSError as error:
             raise self.on_error(error) from error

@@ -203,3 +203,25 @@ def test_thousand_empty_partitions_cost_nothing_on_disk(storage: Any) -> None:
     for number in range(1000):
         storage.manager.get_or_create(TopicPartition("t", number), TopicId(b"t" * 16))
     assert storage.disk.counters.counts == before
+
+
+def test_deleting_a_log_while_it_is_flushed_harms_no_other(storage: Any) -> None:
+    storage.append(4)
+    log = storage.log
+    pending = log.prepare_flush()
+    assert pending is not None
+    assert pending.small_files
+    assert storage.manager.delete(storage.key)
+    pending.run()
+    log.complete_flush(pending)
+    assert storage.manager.failure is None
+
+
+def test_a_directory_that_vanishes_under_a_live_log_is_a_failure(storage: Any) -> None:
+    storage.append(4)
+    pending = storage.log.prepare_flush()
+    assert pending is not None
+    storage.disk.rename(storage.log.directory, "/data/elsewhere")
+    with pytest.raises(StorageFailure):
+        pending.run()
+    assert storage.manager.failure is not None
