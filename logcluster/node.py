@@ -306,6 +306,7 @@ class Node:
             on_fatal=partial(self._fault, "lifecycle"),
             heartbeat_interval_ms=config.broker.heartbeat_interval_ms,
             session_timeout_ms=config.broker.session_timeout_ms,
+            failed_replicas=lambda: self.replicas.failed_replicas,
         )
         self.replicas = ReplicaManager(
             ReplicaSettings(
@@ -327,6 +328,7 @@ class Node:
             broker_epoch=lambda: self.lifecycle.broker_epoch,
             on_failure=self._on_directory_failure,
             on_fault=self._fault,
+            on_failed_replicas=self.lifecycle.heartbeat_soon,
         )
         self.hosted = HostedReplicas(self.replicas, self._clock)
         self.loader.subscribe(self.replicas)

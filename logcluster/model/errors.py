@@ -495,8 +495,9 @@ class CorruptLog(CorruptionError):
     """Stored data is damaged and the replica has stepped aside."""
 
     code = 1006
-    retriable = False
-    definite = True
+    retriable = True
+    definite = False
+    refresh_metadata = True
 
 
 class StorageFailure(CorruptionError):
