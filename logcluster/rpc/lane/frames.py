@@ -54,7 +54,9 @@ FRAME_HEADER_SIZE_BYTES: Final = FRAME_HEADER.size
 MESSAGE_OVERHEAD_BYTES: Final = 64
 """What a stream message costs in credit beyond its own size, so that empty messages are bounded as well."""
 LARGE_FRAME_SIZE_BYTES: Final = 48 * 1024
-"""A payload from here on is received straight into its own buffer and sent without being joined."""
+"""A payload from here on is received straight into its own buffer."""
+UNJOINED_SIZE_BYTES: Final = 256 * 1024
+"""A payload from here on is sent by itself; smaller ones are joined into writes of at most this size."""
 READ_BUFFER_SIZE_BYTES: Final = 128 * 1024
 STATUS_DETAILS_SIZE_BYTES_MAX: Final = 4 * 1024
 
