@@ -60,7 +60,7 @@ class QuorumSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     voters: Annotated[tuple[str, ...], Meta(min_length=1, max_length=VOTERS_MAX)]
     """`ID@HOST:LANE_PORT` of each controller, the same list on every node."""
-    heartbeat_interval_ms: Milliseconds = 50
+    heartbeat_interval_ms: Milliseconds = 100
     election_timeout_ms: Milliseconds = 600
     """An election starts after one to two times this long without a leader; a lost connection starts it sooner."""
     snapshot_interval_entries: Annotated[int, Meta(ge=10)] = 10_000

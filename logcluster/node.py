@@ -172,7 +172,9 @@ class Node:
         log.info("node_started", roles=list(self.config.node.roles), lane=str(self.lane_endpoint))
 
     def _fault(self, name: str, error: BaseException) -> None:
-        log.error("component_failed", component=name, error=repr(error), exc_info=error)
+        # An expected refusal says all in its message; only a bug needs its traceback.
+        traceback = None if isinstance(error, LogClusterError) else error
+        log.error("component_failed", component=name, error=repr(error), exc_info=traceback)
         self.end(error)
 
     # -- log directory -------------------------------------------------------------------------------------------

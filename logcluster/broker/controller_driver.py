@@ -35,7 +35,7 @@ from logcluster.wire.records import decode_batch, decode_snapshot, encode_batch,
 
 logger = logging.getLogger("logcluster.controller")
 
-TICK_INTERVAL_MS: Final = 25
+TICK_INTERVAL_MS: Final = 50
 SNAPSHOT_SIZE_BYTES: Final = 20 * 1024 * 1024
 """A snapshot of the metadata is due when entries of this size have come since the last one."""
 

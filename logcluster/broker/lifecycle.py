@@ -182,11 +182,12 @@ class BrokerLifecycle:
                 return
             except DuplicateBrokerRegistration as error:
                 now_ms = self._clock.monotonic_ms()
-                give_up_ms = now_ms + DUPLICATE_PATIENCE_MS if give_up_ms is None else give_up_ms
-                if now_ms >= give_up_ms:
+                if give_up_ms is None:
+                    give_up_ms = now_ms + DUPLICATE_PATIENCE_MS
+                    logger.info("waiting for the session of an earlier process: %s", error)
+                elif now_ms >= give_up_ms:
                     self._on_fatal(error)
                     return
-                logger.info("waiting for the session of an earlier process: %s", error)
             except LogClusterError as error:
                 give_up_ms = None
                 logger.warning("cannot register yet: %s", error)
