@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from logcluster.broker.broker_sessions import CommittedTail
-from logcluster.broker.controller_driver import ControllerDriver
+from logcluster.broker.controller_driver import TICK_INTERVAL_MS, ControllerDriver
 from logcluster.broker.probing import Outcome
 from logcluster.broker.raft_ports import CommittedEntry, Leadership
 from logcluster.core.controller.controller import ControllerConfig
@@ -305,10 +305,10 @@ async def test_a_broker_that_answers_or_is_silent_has_a_grace(incarnation):
         await settle()
         world.driver.close_session(feed)
         await settle()
-        await world.clock.advance(275)
+        await world.clock.advance(300 - TICK_INTERVAL_MS)
         world.quorum.commit()
         assert not world.driver.committed.brokers[1].is_fenced
-        await world.clock.advance(25)
+        await world.clock.advance(TICK_INTERVAL_MS)
         world.quorum.commit()
         assert world.driver.committed.brokers[1].is_fenced
 
@@ -371,7 +371,7 @@ async def test_a_quorum_that_stopped_without_a_word_ends_the_reign():
         await settle()
         world.quorum.lead()
         world.quorum.is_leader = False
-        await world.clock.advance(25)
+        await world.clock.advance(TICK_INTERVAL_MS)
         assert not world.driver.is_active
 
 
