@@ -28,15 +28,16 @@ GARBAGE = {
 
 async def send_garbage(port: int, data: bytes) -> None:
     """Send, and wait until the other side closes or the bytes are away; a reset is an answer, too."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(data)
         await writer.drain()
         writer.write_eof()
         await asyncio.wait_for(reader.read(-1), timeout=15)
-        writer.close()
     except OSError:
         pass
+    finally:
+        writer.close()
 
 
 @pytest.mark.parametrize("kind", list(GARBAGE))
