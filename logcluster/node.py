@@ -50,6 +50,7 @@ from logcluster.observability.metrics import Metrics
 from logcluster.rpc.channels import ChannelPool
 from logcluster.rpc.grpc_carrier import GrpcServer, build_grpc_server
 from logcluster.rpc.interceptors import Boundary
+from logcluster.rpc.lane.network import LaneNetwork
 from logcluster.rpc.lane.server import LaneServer
 from logcluster.runtime import process
 from logcluster.runtime.clock import Clock, SystemClock
@@ -77,7 +78,7 @@ class Node:
 
     Args:
         config: what it is told.
-        clock, entropy, disk, filesystem, open_store: the outside; the simulator hands in its own.
+        clock, entropy, disk, filesystem, open_store, network: the outside; the simulator hands in its own.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Node:
         disk: DiskExecutor | None = None,
         filesystem: Filesystem | None = None,
         open_store: Callable[[str], KeyValueStore] | None = None,
+        network: LaneNetwork | None = None,
     ) -> None:
         self.config = config
         self._clock = clock or SystemClock()
@@ -96,6 +98,7 @@ class Node:
         self._disk = disk or ThreadedDisk(threads_max=config.data.flush_threads + 2, name=f"disk-{config.node.id}")
         self._filesystem = filesystem or PosixFilesystem()
         self._open_store = open_store or (lambda path: RocksKeyValueStore(Path(path)))
+        self._network = network
         self._stack = AsyncExitStack()
         self._incarnation_id = self._entropy.random_id()
         self._fatal: BaseException | None = None
@@ -156,7 +159,7 @@ class Node:
     async def _start(self) -> None:
         """Build and start everything, in this order; the exit stack stops it in the reverse one."""
         self._stack.callback(self._disk.close)
-        self.channels = ChannelPool(clock=self._clock, on_disconnect=self._on_disconnect)
+        self.channels = ChannelPool(clock=self._clock, on_disconnect=self._on_disconnect, network=self._network)
         self._stack.push_async_callback(self.channels.close)
         self._open_logs()
         self._build_broker()
@@ -346,7 +349,9 @@ class Node:
         self.metrics.add(self.status.samples)
         self.metrics.add(self.hosted.samples)
         self.lane_endpoint = Endpoint(config.listeners.host, config.listeners.lane_port)
-        self.lane = LaneServer(clock=self._clock, boundary=Boundary(), name=f"lane-{config.node.id}")
+        self.lane = LaneServer(
+            clock=self._clock, boundary=Boundary(), name=f"lane-{config.node.id}", network=self._network
+        )
         self.grpc: GrpcServer = build_grpc_server(clock=self._clock, reflected_services=PUBLIC_SERVICES)
         self.http = HttpEndpoint(
             {

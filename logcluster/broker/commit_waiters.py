@@ -7,7 +7,6 @@ in the log.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
 
@@ -39,26 +38,8 @@ class CommitWaiters:
     def __len__(self) -> int:
         return len(self._queue)
 
-    def add(self, next_offset: int, deadline_ms: int) -> asyncio.Future[None]:
-        """Wait until everything below `next_offset` is committed, at most until `deadline_ms` (monotonic).
-
-        Cancelling the future gives up the answer only.
-        """
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def notify(error: LogClusterError | None) -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
-
-        self.add_callback(next_offset, deadline_ms, notify)
-        return future
-
-    def add_callback(self, next_offset: int, deadline_ms: int, notify: Notify) -> None:
-        """As `add`, but `notify` is called at once when the answer is known."""
+    def add(self, next_offset: int, deadline_ms: int, notify: Notify) -> None:
+        """Call `notify` when all below `next_offset` is committed, at the latest at `deadline_ms` (monotonic)."""
         queue = self._queue
         waiter = CommitWaiter(next_offset, deadline_ms, notify)
         if not queue or queue[-1].next_offset <= next_offset:

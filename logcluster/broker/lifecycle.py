@@ -108,11 +108,6 @@ class BrokerLifecycle:
     async def __aexit__(self, *details: object) -> None:
         await self._scope.close()
 
-    @property
-    def is_shutting_down(self) -> bool:
-        """Has a controlled shutdown begun?"""
-        return self._wants_shutdown
-
     async def wait_active(self, *, timeout_ms: int) -> bool:
         """Wait until the broker is registered and unfenced; False when that did not happen in time."""
         try:

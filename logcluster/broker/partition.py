@@ -325,28 +325,19 @@ class Partition:
             self._committed(leader.high_watermark)
         return Appended(base_offset, next_offset, append_time_ms, False)
 
-    def wait_committed(self, next_offset: int, deadline_ms: int) -> asyncio.Future[None] | None:
-        """A future that is done when everything below `next_offset` is committed; None when it is already.
+    def when_committed(self, next_offset: int, deadline_ms: int, notify: Notify) -> bool:
+        """Call `notify` when everything below `next_offset` is committed; False, and no call, when it is already.
 
         Args:
             deadline_ms: on the monotonic clock.
-
-        The future fails with an indefinite error: `RequestTimedOut`, `NotEnoughReplicasAfterAppend`, `Disconnected`
-        (the leader changed) or `StorageFailure`. Cancellation: the record stays in the log.
+            notify: told None, or an indefinite error: `RequestTimedOut`, `NotEnoughReplicasAfterAppend`,
+                `Disconnected` (the leader changed) or `StorageFailure`. The record stays in the log.
         """
-        if next_offset <= self.high_watermark:
-            return None
-        if not len(self.waiters):
-            self._host.watch_waiters(self)
-        return self.waiters.add(next_offset, deadline_ms)
-
-    def when_committed(self, next_offset: int, deadline_ms: int, notify: Notify) -> bool:
-        """As `wait_committed` without a future: False when it is committed already, and `notify` is not called."""
         if next_offset <= self.high_watermark:
             return False
         if not len(self.waiters):
             self._host.watch_waiters(self)
-        self.waiters.add_callback(next_offset, deadline_ms, notify)
+        self.waiters.add(next_offset, deadline_ms, notify)
         return True
 
     def on_replica_report(

@@ -108,10 +108,6 @@ class ReplicaFeed:
         """To be sent with the first message; 0 afterwards."""
         self._is_stopped = False
 
-    @property
-    def subscription_count(self) -> int:
-        return len(self._subscriptions)
-
     # -- from the follower ---------------------------------------------------------------------------------------
 
     def on_request(self, request: pb.ReplicateRequest) -> None:

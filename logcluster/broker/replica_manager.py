@@ -25,7 +25,6 @@ from logcluster.broker.flusher import Flusher
 from logcluster.broker.isr_updates import IsrController, IsrUpdates
 from logcluster.broker.partition import Partition
 from logcluster.broker.producer_recovery import load_producers
-from logcluster.broker.replica_description import ReplicaDescription, describe_replica
 from logcluster.broker.replica_feed import ReplicaFeed
 from logcluster.broker.replica_stream import ReplicaStream
 from logcluster.broker.replica_upkeep import ReplicaUpkeep, UpkeepSettings
@@ -531,11 +530,6 @@ class ReplicaManager:
         for slot in partition.slots.values():
             slot.on_append()
         return partition.log.log_start_offset
-
-    def describe_replicas(self) -> list[ReplicaDescription]:
-        """All hosted replicas, by topic and partition."""
-        found = [describe_replica(partition) for partition in self._by_id.values()]
-        return sorted(found, key=lambda replica: (replica.topic, replica.partition))
 
 
 def log_config(config: TopicConfig) -> LogConfig:

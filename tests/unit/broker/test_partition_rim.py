@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from logcluster.broker.commit_waiters import CommitWaiters
+from logcluster.broker.commit_waiters import CommitWaiters, Notify
 from logcluster.broker.partition import Partition
 from logcluster.broker.producer_recovery import load_producers
 from logcluster.core.metadata.image import PartitionRegistration
@@ -135,6 +135,29 @@ def append(partition: Partition, *values: bytes, producer: tuple[int, int, int] 
     return partition.append_as_leader(batch, header, acks_all=True).next_offset
 
 
+def answer_to(future: asyncio.Future[None]) -> Notify:
+    def notify(error: LogClusterError | None) -> None:
+        if future.done():
+            return  # whoever waited gave up
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+    return notify
+
+
+def add(waiters: CommitWaiters, next_offset: int, deadline_ms: int) -> asyncio.Future[None]:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiters.add(next_offset, deadline_ms, answer_to(future))
+    return future
+
+
+def wait_committed(partition: Partition, next_offset: int, deadline_ms: int) -> asyncio.Future[None] | None:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    return future if partition.when_committed(next_offset, deadline_ms, answer_to(future)) else None
+
+
 def report(partition: Partition, offset: int) -> None:
     partition.on_replica_report(2, broker_epoch=12, reported_offset=offset, log_end_offset=offset, log_start_offset=0)
 
@@ -148,14 +171,14 @@ async def test_append_counts_only_once_it_is_on_disk() -> None:
     partition, host = make_partition()
     partition.lead(registration(), SETTINGS)
     report(partition, 0)
-    waiting = partition.wait_committed(append(partition, b"a"), 10**12)
+    waiting = wait_committed(partition, append(partition, b"a"), 10**12)
     assert waiting is not None and host.dirty == [partition] and host.watched == [partition]
     report(partition, 1)
     assert not waiting.done(), "the leader's own copy is not on disk"
     flush(partition)
     assert waiting.done()
     assert partition.high_watermark == partition.log.high_watermark == 1
-    assert partition.wait_committed(1, 0) is None
+    assert wait_committed(partition, 1, 0) is None
     partition.check()
 
 
@@ -182,7 +205,7 @@ async def test_losing_leadership_leaves_an_unknown_outcome_and_ends_subscription
     partition.lead(registration(), SETTINGS)
     slot = FakeSlot(2)
     partition.slots[2] = slot
-    waiting = partition.wait_committed(append(partition, b"a"), 10**12)
+    waiting = wait_committed(partition, append(partition, b"a"), 10**12)
     assert waiting is not None
     reader: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     partition.readers[reader] = None
@@ -199,7 +222,7 @@ async def test_losing_leadership_leaves_an_unknown_outcome_and_ends_subscription
 async def test_a_leader_that_is_elected_again_keeps_who_waits() -> None:
     partition, _ = make_partition(flush_mode="async")
     partition.lead(registration(), SETTINGS)
-    waiting = partition.wait_committed(append(partition, b"a"), 10**12)
+    waiting = wait_committed(partition, append(partition, b"a"), 10**12)
     assert waiting is not None
     slot = FakeSlot(2)
     partition.slots[2] = slot
@@ -344,7 +367,7 @@ async def test_log_append_time_is_stamped_and_sound() -> None:
 async def test_waiters_are_completed_in_order_and_a_late_retry_is_put_in_between() -> None:
     waiters = CommitWaiters()
     order: list[int] = []
-    futures = {offset: waiters.add(offset, 100) for offset in (5, 9, 7)}
+    futures = {offset: add(waiters, offset, 100) for offset in (5, 9, 7)}
     for offset, future in futures.items():
         future.add_done_callback(lambda _future, offset=offset: order.append(offset))  # type: ignore[misc]
     waiters.complete_to(7)
@@ -358,7 +381,7 @@ async def test_waiters_are_completed_in_order_and_a_late_retry_is_put_in_between
 
 async def test_late_waiters_time_out_without_a_definite_refusal() -> None:
     waiters = CommitWaiters()
-    early, late = waiters.add(5, 100), waiters.add(6, 200)
+    early, late = add(waiters, 5, 100), add(waiters, 6, 200)
     assert waiters.expire(150, topic="t", partition=0)
     error = early.exception()
     assert isinstance(error, RequestTimedOut) and not error.definite
