@@ -42,6 +42,8 @@ INDEX_INTERVAL_BYTES: Final = 4 * KIB
 RELATIVE_OFFSET_MAX: Final = 2**31 - 1
 TAIL_CACHE_SIZE_BYTES_MAX: Final = 64 * MIB
 """Recently appended bytes one broker keeps in memory, over all its partitions."""
+LOG_TAIL_CACHE_SIZE_BYTES_MAX: Final = 16 * MIB
+"""The same for one partition, by default."""
 
 # Producers.
 PRODUCER_BATCHES_REMEMBERED: Final = 5
@@ -61,6 +63,23 @@ METADATA_BATCH_RECORDS_MAX: Final = 10_000
 CONTROLLER_QUEUE_LENGTH_MAX: Final = 10_000
 DELETED_TOPIC_IDS_REMEMBERED_MAX: Final = 100_000
 
+# Coordinators and groups.
+COORDINATOR_QUEUE_LENGTH_MAX: Final = 10_000
+"""Requests of one shard that wait, for its load or for their commit; the next one is refused."""
+COORDINATOR_CACHE_KEYS_MAX: Final = 50_000
+"""Keys of entities that the coordinators of one broker keep in memory; what is settled beyond is read again."""
+COORDINATOR_BATCH_BYTES_MAX: Final = 512 * KIB
+GROUPS_PER_REQUEST_MAX: Final = 1_000
+OFFSETS_PER_REQUEST_MAX: Final = 100_000
+GROUP_ID_BYTES_MAX: Final = 255
+GROUP_MEMBERS_MAX: Final = 1_000
+GROUP_EVENTS_MAX: Final = 200
+OFFSET_METADATA_BYTES_MAX: Final = 4 * KIB
+TOPIC_REGEX_LENGTH_MAX: Final = 1_000
+SESSION_TIMEOUT_MS_MIN: Final = 500
+SESSION_TIMEOUT_MS_MAX: Final = 30 * 60 * 1000
+REBALANCE_TIMEOUT_MS_MAX: Final = 30 * 60 * 1000
+
 invariant(MESSAGE_SIZE_BYTES_DEFAULT <= BATCH_SIZE_BYTES_MAX, "a default message fits the largest batch")
 invariant(
     BATCH_SIZE_BYTES_MAX + MIB <= FRAME_SIZE_BYTES_MAX,
@@ -77,5 +96,9 @@ invariant(
 invariant(
     IN_FLIGHT_BATCHES_PER_PARTITION_MAX <= PRODUCER_BATCHES_REMEMBERED,
     "every batch a producer may have in flight is within the duplicate window",
+)
+invariant(
+    COORDINATOR_BATCH_BYTES_MAX < MESSAGE_SIZE_BYTES_DEFAULT,
+    "a batch of a coordinator fits the default message size of its topic",
 )
 invariant(INDEX_INTERVAL_BYTES < SEGMENT_SIZE_BYTES_MIN, "a segment holds more than one index interval")

@@ -19,9 +19,11 @@ from typing import Final, Protocol
 
 import cramjam
 import zstandard
-from lz4.frame import LZ4FrameDecompressor
-from lz4.frame import compress as _lz4_compress  # type: ignore[attr-defined]  # lz4 declares no exports
-from lz4.frame import get_frame_info as _lz4_frame_info  # type: ignore[attr-defined]
+from lz4.frame import (  # type: ignore[attr-defined]  # lz4 declares no exports
+    LZ4FrameDecompressor,
+    compress as _lz4_compress,
+    get_frame_info as _lz4_frame_info,
+)
 
 from logcluster.model.errors import CorruptMessage, MessageTooLarge, UnsupportedCompression
 

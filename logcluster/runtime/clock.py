@@ -44,3 +44,8 @@ class SystemClock:
 def perf_counter_ns() -> int:
     """Nanoseconds for measuring short durations of this process; never used in a decision."""
     return time.perf_counter_ns()
+
+
+def block_ms(delay_ms: int) -> None:
+    """Block the calling thread, and with it perhaps the event loop: only for failpoints of a process under test."""
+    time.sleep(delay_ms / 1000)

@@ -35,7 +35,7 @@ class SystemEntropy:
 class SeededEntropy:
     """Repeatable randomness for tests and the simulator: the same seed and order of calls give the same values."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int | str) -> None:
         self._seed = seed
         self._ids = random.Random(f"{seed}/ids")
 

@@ -40,12 +40,18 @@ class TaskScope:
         """Run `work` as a task of this scope.
 
         Raises:
-            RuntimeError: the scope is closed; `work` is closed and does not run.
+            RuntimeError: the scope is closed, or no event loop runs; `work` is closed and does not run.
         """
         if self._closed:
             work.close()
             raise RuntimeError(f"scope {self.name} is closed, {name} cannot start")
-        task = asyncio.get_running_loop().create_task(work, name=f"{self.name}/{name}")
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            # Somebody's `finally`, run by the garbage collector or at the end of a simulated world.
+            work.close()
+            raise
+        task = loop.create_task(work, name=f"{self.name}/{name}")
         self._tasks[task] = None
         task.add_done_callback(self._finished)
         return task

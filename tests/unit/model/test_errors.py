@@ -6,13 +6,14 @@ import pickle
 
 import pytest
 
-from logcluster.model import errors
+from logcluster.model import errors, group_errors
 from logcluster.model.errors import ERRORS_BY_CODE, LogClusterError, NotEnoughReplicas, UnknownServerError
 
 
 def concrete_errors() -> list[type[LogClusterError]]:
     """Those of the shared tree; clients and commands add their own below it."""
-    return [error for error in errors._concrete(LogClusterError) if error.__module__ == errors.__name__]
+    modules = {errors.__name__, group_errors.__name__}
+    return [error for error in errors._concrete(LogClusterError) if error.__module__ in modules]
 
 
 def test_numbers_are_unique() -> None:

@@ -19,8 +19,7 @@ from logcluster.record.compression import Compression
 with warnings.catch_warnings():
     # kafka-python reads its schemas through a deprecated function of Python 3.11.
     warnings.simplefilter("ignore", DeprecationWarning)
-    from kafka.record.default_records import DefaultRecordBatch as KafkaBatch
-    from kafka.record.default_records import DefaultRecordBatchBuilder as KafkaBuilder
+    from kafka.record.default_records import DefaultRecordBatch as KafkaBatch, DefaultRecordBatchBuilder as KafkaBuilder
 
 RECORDS = [
     (1_700_000_000_000, b"key", b"value" * 50, [("name", b"x"), ("null", None), ("", b"")]),

@@ -6,8 +6,7 @@ import struct
 import warnings
 
 import pytest
-from aiokafka.record.control_record import ABORT_MARKER, COMMIT_MARKER
-from aiokafka.record.control_record import ControlRecord as AiokafkaControlRecord
+from aiokafka.record.control_record import ABORT_MARKER, COMMIT_MARKER, ControlRecord as AiokafkaControlRecord
 
 from logcluster.model.errors import CorruptMessage, InvalidRecord
 from logcluster.model.limits import MIB

@@ -91,3 +91,16 @@ async def test_a_task_that_resists_the_first_cancellation_is_cancelled_again() -
             task.cancel()
         await closing
     assert scope.task_count == 0
+
+
+def test_without_a_loop_the_work_is_closed_and_not_left_behind() -> None:
+    async def work() -> None:
+        raise AssertionError("it must not run")
+
+    coroutine = work()
+    scope = TaskScope("test")
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        scope.spawn(coroutine, name="work")
+    with pytest.raises(RuntimeError, match="cannot reuse"):
+        coroutine.send(None)
+    assert scope.task_count == 0
