@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from logcluster.broker.raft_driver import RaftDriver
 from logcluster.core.raft.messages import (
     AppendResponse,
+    CensusResponse,
     Request,
     Snapshot,
     SnapshotRequest,
@@ -27,6 +28,8 @@ from logcluster.wire.gen.logcluster.internal.v1 import raft_pb2, raft_pb2_grpc
 from logcluster.wire.raft_messages import (
     append_request_from_pb,
     append_response_to_pb,
+    census_request_from_pb,
+    census_response_to_pb,
     directory_from_pb,
     timeout_now_request_from_pb,
     vote_request_from_pb,
@@ -36,7 +39,7 @@ from logcluster.wire.raft_messages import (
 
 SNAPSHOT_SIZE_BYTES_MAX: Final = 512 * MIB
 
-Answer = TypeVar("Answer", VoteResponse, AppendResponse, SnapshotResponse, TimeoutNowResponse)
+Answer = TypeVar("Answer", VoteResponse, AppendResponse, SnapshotResponse, TimeoutNowResponse, CensusResponse)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,6 +85,12 @@ class RaftService(raft_pb2_grpc.RaftServiceServicer):
         self._check_cluster(request.cluster_id)
         response = await self._ask(timeout_now_request_from_pb(request), TimeoutNowResponse)
         return raft_pb2.TimeoutNowResponse(term=response.term)
+
+    async def Census(self, request: raft_pb2.CensusRequest, context: Any) -> raft_pb2.CensusResponse:  # noqa: N802
+        """Show this disk and its voters; raises InconsistentClusterId, InconsistentVoterSet, InvalidRequest."""
+        self._check_cluster(request.cluster_id)
+        response = await self._ask(census_request_from_pb(request), CensusResponse)
+        return census_response_to_pb(response)
 
     async def InstallSnapshot(  # noqa: N802
         self, request: raft_pb2.InstallSnapshotRequest, context: Any

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from logcluster.core.raft.messages import Voter
+from logcluster.core.raft.messages import ANY_DIRECTORY, Voter
 from logcluster.model.invariants import invariant
 from logcluster.model.limits import KIB, MIB
 
-ABLATIONS = frozenset({"vote-persistence", "log-freshness", "own-term-commit", "append-durability", "resigned-restart"})
+ABLATIONS = frozenset(
+    {"vote-persistence", "log-freshness", "own-term-commit", "append-durability", "resigned-restart", "founding"}
+)
 """Safeguards that a test may switch off to prove that the checks notice."""
 
 
@@ -19,7 +21,8 @@ class RaftConfig:
     Args:
         node_id: this node.
         directory_id: 16 random bytes of this node's disk.
-        bootstrap_voters: voters of a cluster that has none stored yet; empty for a node that waits to be added.
+        bootstrap_voters: voters of a cluster that has none stored yet; empty for a node that waits to be added. Unless
+            all of them name their disks, they first have to agree on the disks (`founding`).
         heartbeat_ms: a leader that sent nothing for this long says that it lives.
         election_timeout_ms_min, election_timeout_ms_max: silence before a follower asks for pre-votes.
         stickiness_ms: a voter that heard its leader within this time refuses pre-votes.
@@ -57,6 +60,7 @@ class RaftConfig:
 
     def __post_init__(self) -> None:
         invariant(len(self.directory_id) == 16, "a directory id has 16 bytes", size=len(self.directory_id))
+        invariant(self.directory_id != ANY_DIRECTORY, "a disk has an id of its own")
         invariant(0 < self.heartbeat_ms < self.stickiness_ms, "a live leader is heard within the stickiness")
         invariant(self.stickiness_ms <= self.election_timeout_ms_min, "stickiness ends before elections begin")
         invariant(self.election_timeout_ms_min < self.election_timeout_ms_max, "election timeouts differ")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from logcluster.core.raft.census import FoundingReport
 from logcluster.core.raft.messages import Entry, HardState, Request, Response, Snapshot
 
 
@@ -75,6 +76,20 @@ class LeadershipChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FoundingChanged:
+    """What keeps this voter from the first election has changed; None: nothing does any more."""
+
+    report: FoundingReport | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrangerNoticed:
+    """The voter `node_id` came back with an empty store on another disk: it is no voter now."""
+
+    node_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
     """A proposal or voter change became the log entry (`index`, `term`); not committed yet.
 
@@ -110,4 +125,15 @@ class Refused:
     leader_id: int | None
 
 
-Effect = Persist | Send | SendAfterDurable | Apply | ApplySnapshot | LeadershipChanged | Accepted | Refused
+Effect = (
+    Persist
+    | Send
+    | SendAfterDurable
+    | Apply
+    | ApplySnapshot
+    | LeadershipChanged
+    | FoundingChanged
+    | StrangerNoticed
+    | Accepted
+    | Refused
+)

@@ -8,11 +8,13 @@ followers still hear it stays. A vote leaves after term and vote are on disk, a 
 
 from __future__ import annotations
 
+from logcluster.core.raft.founding import may_vote_for
 from logcluster.core.raft.leading import become_leader
 from logcluster.core.raft.messages import TimeoutNowRequest, TimeoutNowResponse, VoteRequest, VoteResponse
 from logcluster.core.raft.quorum import majority
 from logcluster.core.raft.roles import Ballot, Candidate, Follower, Leader, PreCandidate, Resigned
 from logcluster.core.raft.state import ReplicaState
+from logcluster.model.probes import probe
 
 _BACK_OFF_DOUBLINGS_MAX = 6
 
@@ -22,7 +24,7 @@ def on_election_deadline(state: ReplicaState) -> None:
     role = state.role
     if isinstance(role, Leader) or role.election_deadline_ms is None or state.now_ms < role.election_deadline_ms:
         return
-    if not state.is_voter:
+    if not state.may_campaign:
         state.become_follower(term=state.term, leader_id=None)
         return
     start_pre_vote(state)
@@ -34,6 +36,7 @@ def on_peer_unreachable(state: ReplicaState, peer_id: int) -> None:
     if not isinstance(role, Follower) or role.leader_id != peer_id or role.election_deadline_ms is None:
         return
     config = state.config
+    probe("raft.election.hint_shortened_wait")
     state.is_leader_suspected = True
     hint_ms = state.rng.randint(config.hint_delay_ms_min, config.hint_delay_ms_max)
     role.election_deadline_ms = min(role.election_deadline_ms, state.now_ms + hint_ms)
@@ -74,7 +77,15 @@ def on_vote_request(state: ReplicaState, request: VoteRequest, causality_id: int
     """Answer a candidate; a granted vote is on disk before the answer leaves."""
     if request.candidate.node_id == state.leader_id:
         on_peer_unreachable(state, request.candidate.node_id)  # who campaigns leads no more: it restarted, say
-    granted = _would_vote(state, request) if request.pre_vote else _vote(state, request)
+    if _is_known_disk(state, request):
+        state.strangers.pop(request.candidate.node_id, None)
+    granted = False
+    if not may_vote_for(state, request.candidate):
+        probe("raft.vote.refused_without_history")
+    elif request.pre_vote:
+        granted = _would_vote(state, request)
+    else:
+        granted = _vote(state, request)
     response = VoteResponse(
         term=state.term,
         granted=granted,
@@ -105,7 +116,8 @@ def on_vote_failed(state: ReplicaState, peer_id: int, request: VoteRequest) -> N
 def on_timeout_now(state: ReplicaState, request: TimeoutNowRequest, causality_id: int) -> None:
     """Campaign at once if the leader of the own term asks for it; without pre-vote, since the leader agrees."""
     state.send(request.leader_id, TimeoutNowResponse(term=state.term), causality_id)
-    if request.term == state.term and state.is_voter and not isinstance(state.role, Leader):
+    if request.term == state.term and state.is_voter and state.census is None and not isinstance(state.role, Leader):
+        probe("raft.election.by_transfer")
         start_election(state, leadership_transfer=True)
 
 
@@ -136,6 +148,8 @@ def _has_fresh_log(state: ReplicaState, request: VoteRequest) -> bool:
 
 def _is_known_disk(state: ReplicaState, request: VoteRequest) -> bool:
     voter = state.voters.find(request.candidate.node_id)
+    if voter is not None and not voter.accepts_directory(request.candidate.directory_id):
+        probe("raft.vote.refused_other_disk")
     return voter is None or voter.accepts_directory(request.candidate.directory_id)
 
 
@@ -145,7 +159,10 @@ def _would_vote(state: ReplicaState, request: VoteRequest) -> bool:
     contact_ms = state.last_leader_contact_ms
     hears_leader = contact_ms is not None and state.now_ms - contact_ms < state.config.stickiness_ms
     if hears_leader and not state.is_leader_suspected:
+        probe("raft.pre_vote.refused_hears_leader")
         return False
+    if not _has_fresh_log(state, request):
+        probe("raft.pre_vote.refused_stale_log")
     return _has_fresh_log(state, request)
 
 
@@ -163,6 +180,10 @@ def _vote(state: ReplicaState, request: VoteRequest) -> bool:
         and _is_known_disk(state, request)
         and _has_fresh_log(state, request)
     )
+    if not granted and not _has_fresh_log(state, request):
+        probe("raft.vote.refused_stale_log")
+    if not granted and voted_for not in (None, request.candidate):
+        probe("raft.vote.refused_voted_otherwise")
     if granted:
         if voted_for is None:
             state.set_hard_state(term=state.term, voted_for=request.candidate)
@@ -196,6 +217,7 @@ def _settle(state: ReplicaState) -> None:
         else:
             become_leader(state)
     elif granted + role.ballot.open_count(voters) < needed and not role.is_lost:
+        probe("raft.election.round_lost")
         role.is_lost = True
         role.election_deadline_ms = min(role.election_deadline_ms, _back_off_deadline_ms(state))
 
@@ -203,6 +225,8 @@ def _settle(state: ReplicaState) -> None:
 def _step_up(state: ReplicaState, term: int) -> None:
     """Enter a later term that an answer told of; one that was campaigning tries again soon."""
     was_campaigning = isinstance(state.role, PreCandidate | Candidate)
+    if was_campaigning:
+        probe("raft.election.overtaken_by_term")
     state.become_follower(term=term, leader_id=None)
     if was_campaigning and isinstance(state.role, Follower) and state.role.election_deadline_ms is not None:
         state.role.election_deadline_ms = _back_off_deadline_ms(state)
@@ -227,6 +251,8 @@ def arm(state: ReplicaState) -> None:
     role = state.role
     if not isinstance(role, Follower | Resigned):
         return
+    if isinstance(role, Resigned):
+        probe("raft.start.resigned")
     if isinstance(role, Resigned) and "resigned-restart" in state.config.ablations:
         _campaign(state, leadership_transfer=False)
         return

@@ -10,19 +10,23 @@ from logcluster.core.raft.messages import AppendRequest, AppendResponse, Entry, 
 from logcluster.core.raft.roles import Leader
 from logcluster.core.raft.state import ReplicaState
 from logcluster.model.invariants import invariant
+from logcluster.model.probes import probe
 
 
 def on_append_request(state: ReplicaState, request: AppendRequest, causality_id: int) -> None:
     """Bring the log in line with the leader's, or say where they may agree."""
     if not _follow(state, term=request.term, leader_id=request.leader_id):
+        probe("raft.append.refused_old_leader")
         _answer(state, request, causality_id, success=False)
         return
     if request.prev_log_index > state.commit_index:
         own_term = state.log.term_at(request.prev_log_index)
         if own_term is None:
+            probe("raft.append.refused_gap")
             _answer(state, request, causality_id, success=False, conflict_index=state.log.last_index + 1)
             return
         if own_term != request.prev_log_term:
+            probe("raft.append.refused_conflict")
             first = state.log.first_index_of_term_at(request.prev_log_index)
             _answer(state, request, causality_id, success=False, conflict_term=own_term, conflict_index=first)
             return
@@ -40,8 +44,10 @@ def on_snapshot_request(state: ReplicaState, request: SnapshotRequest, causality
     snapshot = request.snapshot
     if snapshot.index > state.commit_index:
         if state.log.term_at(snapshot.index) == snapshot.term:
+            probe("raft.snapshot.already_in_log")
             state.commit_to(snapshot.index)
         else:
+            probe("raft.snapshot.installed")
             state.install_snapshot(snapshot)
     response = SnapshotResponse(term=state.term, match_index=state.commit_index)
     state.send_after_durable(request.leader_id, response, causality_id)
@@ -70,6 +76,7 @@ def _take(state: ReplicaState, entries: tuple[Entry, ...]) -> None:
         if own_term == entry.term:
             continue
         if own_term is not None:
+            probe("raft.log.conflicting_suffix_truncated")
             state.truncate_from(entry.index)
         state.append(entries[position:])
         return

@@ -27,6 +27,7 @@ from logcluster.core.raft.progress import Mode, Progress
 from logcluster.core.raft.quorum import index_on_majority, majority
 from logcluster.core.raft.roles import Leader
 from logcluster.core.raft.state import ReplicaState
+from logcluster.model.probes import probe
 
 _HEARTBEATS_MISSED_BEFORE_RESEND = 4
 
@@ -40,6 +41,8 @@ def become_leader(state: ReplicaState) -> None:
         if voter.node_id != state.node_id
     }
     uncommitted = state.log.entries_from(state.commit_index + 1) if state.commit_index < noop_index - 1 else ()
+    if uncommitted:
+        probe("raft.leader.inherited_uncommitted")
     leader = Leader(
         noop_index=noop_index,
         heartbeat_deadline_ms=state.now_ms + state.config.heartbeat_ms,
@@ -61,10 +64,12 @@ def propose(state: ReplicaState, payload: bytes, causality_id: int) -> None:
         state.refuse(causality_id, RefusalReason.NOT_LEADER)
         return
     if leader.transfer is not None:
+        probe("raft.propose.refused_while_transferring")
         state.refuse(causality_id, RefusalReason.TRANSFERRING)
         return
     size_bytes = leader.uncommitted_size_bytes + len(payload)
     if leader.uncommitted_size_bytes > 0 and size_bytes > state.config.uncommitted_size_bytes_max:
+        probe("raft.propose.refused_overloaded")
         state.refuse(causality_id, RefusalReason.OVERLOADED)
         return
     leader.uncommitted_size_bytes = size_bytes
@@ -159,6 +164,10 @@ def on_leader_deadline(state: ReplicaState, leader: Leader) -> None:
         return
     leader.heartbeat_deadline_ms = state.now_ms + state.config.heartbeat_ms
     if not _hears_majority(state, leader) or _is_disk_stuck(state):
+        if _hears_majority(state, leader):
+            probe("raft.leader.resigned_with_stuck_disk")
+        else:
+            probe("raft.leader.resigned_without_majority")
         state.resign()
         return
     forget_late_changes(state, leader)
@@ -184,6 +193,7 @@ def advance_commit(state: ReplicaState, leader: Leader) -> None:
     if index <= state.commit_index:
         return
     if state.log.term_at(index) != state.term and "own-term-commit" not in state.config.ablations:
+        probe("raft.commit.waits_for_own_term")
         return
     for entry in state.log.entries_from(state.commit_index + 1, end=index + 1):
         leader.uncommitted_size_bytes -= len(entry.payload)
@@ -209,9 +219,18 @@ def _after_progress(state: ReplicaState, leader: Leader, progress: Progress, *, 
 def _on_conflict(
     state: ReplicaState, progress: Progress, request: AppendRequest, response: AppendResponse, *, was_in_flight: bool
 ) -> None:
-    """Back up past the whole conflicting term at once; an answer to an abandoned request is ignored."""
-    if response.term != state.term or not was_in_flight or request.prev_log_index <= progress.match_index:
+    """Back up past the whole conflicting term at once; an answer to an abandoned request is ignored.
+
+    A request that overtook the one before it is refused although both logs agree by now; what it carried was not taken.
+    """
+    if response.term != state.term or not was_in_flight:
         return
+    if request.prev_log_index <= progress.match_index:
+        if request.prev_log_index + len(request.entries) > progress.match_index:
+            progress.probe_from(progress.match_index + 1)
+            send_appends(state, progress)
+        return
+    probe("raft.leader.backed_up_after_conflict")
     next_index = response.conflict_index
     if response.conflict_term > 0:
         shared = state.log.last_index_of_term(response.conflict_term, at_most=request.prev_log_index)
@@ -263,6 +282,7 @@ def _send_heartbeat(state: ReplicaState, progress: Progress) -> None:
 def _send_snapshot(state: ReplicaState, progress: Progress) -> None:
     snapshot = state.snapshot
     assert snapshot is not None, "what was cut from the log is in a snapshot"
+    probe("raft.snapshot.sent")
     progress.mode = Mode.SNAPSHOT
     progress.snapshot_index = snapshot.index
     request = SnapshotRequest(term=state.term, leader_id=state.node_id, voter=progress.peer.voter_id, snapshot=snapshot)

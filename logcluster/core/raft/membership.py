@@ -3,7 +3,9 @@
 A change starts only when no other is under way and the leader has committed an entry of its own term; the
 published correction to single-server changes demands the latter. A new voter first catches up as a peer that does
 not count. A leader that removes itself leads until the change is committed, without counting itself, and then
-hands over. Bootstrap voters get their disks' ids from the first leader that hears from them.
+hands over. Should it fail before that, its log may be the only one fresh enough, so it may campaign until it knows
+of the commit (`ReplicaState.may_campaign`). Bootstrap voters get their disks' ids from the first leader that hears
+from them.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from logcluster.core.raft.quorum import encode_voters
 from logcluster.core.raft.roles import JoiningVoter, Leader, Transfer
 from logcluster.core.raft.state import ReplicaState
 from logcluster.model.limits import VOTERS_MAX
+from logcluster.model.probes import probe
 
 
 def is_change_under_way(state: ReplicaState, leader: Leader) -> bool:
@@ -59,6 +62,7 @@ def change_voters(
     state: ReplicaState, leader: Leader, voters: tuple[Voter, ...], causality_id: int | None = None
 ) -> None:
     """Append the new set, which takes effect at once; removed voters stay peers until it is committed."""
+    probe("raft.voters.changed")
     index = state.log.last_index + 1
     payload = encode_voters(voters)
     state.append((Entry(index=index, term=state.term, kind=EntryKind.VOTERS, payload=payload),))
@@ -93,6 +97,7 @@ def after_commit(state: ReplicaState, leader: Leader) -> None:
     if state.voters.current_index > state.commit_index:
         return
     if not state.is_voter:
+        probe("raft.leader.removed_itself")
         target = most_advanced_voter(state, leader)
         if target is not None:
             _send_timeout_now(state, leader.peers[target].peer)
@@ -111,9 +116,11 @@ def forget_late_changes(state: ReplicaState, leader: Leader) -> None:
     """Give up a hand-over or a joining voter whose time is over, and peers that were told of their removal."""
     after_commit(state, leader)
     if leader.transfer is not None and leader.transfer.deadline_ms <= state.now_ms:
+        probe("raft.transfer.expired")
         leader.transfer = None
     joining = leader.joining
     if joining is not None and joining.deadline_ms <= state.now_ms:
+        probe("raft.voters.joiner_gave_up")
         leader.joining = None
         leader.peers.pop(joining.voter.node_id, None)
         state.refuse(joining.causality_id, RefusalReason.NOT_CAUGHT_UP)
@@ -159,6 +166,7 @@ def tell_target(state: ReplicaState, leader: Leader) -> None:
         return
     progress = leader.peers.get(transfer.target_id)
     if progress is not None and progress.match_index == state.log.last_index:
+        probe("raft.transfer.target_told")
         transfer.is_told = True
         _send_timeout_now(state, progress.peer)
 

@@ -175,5 +175,33 @@ class TimeoutNowResponse:
     term: int
 
 
-Request = VoteRequest | AppendRequest | SnapshotRequest | TimeoutNowRequest
-Response = VoteResponse | AppendResponse | SnapshotResponse | TimeoutNowResponse
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CensusRequest:
+    """Ask a bootstrap voter which disk it has and which first voters that disk has accepted (`founding`).
+
+    Args:
+        boot_id: drawn by the asking process; only an answer that repeats it counts.
+        voters: the first voters that the asker's disk has accepted; empty if it has accepted none.
+    """
+
+    boot_id: int
+    asker: VoterId
+    voter: VoterId
+    voters: tuple[VoterId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CensusResponse:
+    """Term 0 means that the disk `voter` never took part in anything.
+
+    `voters` are the ones it has accepted, later the voters in force; empty if it knows none.
+    """
+
+    term: int
+    boot_id: int
+    voter: VoterId
+    voters: tuple[VoterId, ...]
+
+
+Request = VoteRequest | AppendRequest | SnapshotRequest | TimeoutNowRequest | CensusRequest
+Response = VoteResponse | AppendResponse | SnapshotResponse | TimeoutNowResponse | CensusResponse

@@ -13,7 +13,8 @@ from __future__ import annotations
 import random
 from typing import assert_never
 
-from logcluster.core.raft import election, following, leading, membership
+from logcluster.core.raft import election, following, founding, leading, membership
+from logcluster.core.raft.census import FoundingReport
 from logcluster.core.raft.config import RaftConfig
 from logcluster.core.raft.effects import Effect, RefusalReason, Refused
 from logcluster.core.raft.inputs import (
@@ -35,6 +36,8 @@ from logcluster.core.raft.messages import (
     ANY_DIRECTORY,
     AppendRequest,
     AppendResponse,
+    CensusRequest,
+    CensusResponse,
     PersistedState,
     SnapshotRequest,
     SnapshotResponse,
@@ -46,6 +49,7 @@ from logcluster.core.raft.messages import (
 from logcluster.core.raft.roles import JoiningVoter, Leader
 from logcluster.core.raft.state import ReplicaState
 from logcluster.model.invariants import invariant
+from logcluster.model.probes import probe
 
 
 class RaftNode:
@@ -75,6 +79,12 @@ class RaftNode:
         return self._state.is_ready_leader
 
     @property
+    def is_transferring(self) -> bool:
+        """Whether leadership is being handed over: proposals are refused until that works or is given up."""
+        role = self._state.role
+        return isinstance(role, Leader) and role.transfer is not None
+
+    @property
     def commit_index(self) -> int:
         return self._state.commit_index
 
@@ -100,6 +110,16 @@ class RaftNode:
     def voters(self) -> tuple[Voter, ...]:
         """The voter set in force, in order of node id."""
         return self._state.voters.current
+
+    @property
+    def founding(self) -> FoundingReport | None:
+        """What keeps this voter from the first election of a new cluster; None once it took part in anything."""
+        return self._state.census.report() if self._state.census is not None else None
+
+    @property
+    def strangers(self) -> tuple[int, ...]:
+        """Voters that came back with another, empty disk and do not count with it, ascending."""
+        return tuple(sorted(self._state.strangers))
 
     @property
     def role_name(self) -> str:
@@ -130,7 +150,11 @@ class RaftNode:
     def next_deadline_ms(self) -> int | None:
         """When to send the next `Tick`; None if there is nothing to wait for."""
         role = self._state.role
-        return role.heartbeat_deadline_ms if isinstance(role, Leader) else role.election_deadline_ms
+        if isinstance(role, Leader):
+            return role.heartbeat_deadline_ms
+        if self._state.census is not None:
+            return self._state.census.deadline_ms()
+        return role.election_deadline_ms
 
     def describe(self) -> str:
         """One line for transcripts and logs."""
@@ -161,12 +185,15 @@ class RaftNode:
             case Tick():
                 if isinstance(state.role, Leader):
                     leading.on_leader_deadline(state, state.role)
+                elif state.census is not None:
+                    founding.on_deadline(state)
                 else:
                     election.on_election_deadline(state)
             case PeerUnreachable(peer_id=peer_id):
                 election.on_peer_unreachable(state, peer_id)
             case Started():
                 election.arm(state)
+                founding.begin(state)
             case Propose() | SnapshotTaken() | AddVoter() | RemoveVoter() | TransferLeadership():
                 self._on_command(event)
             case _:
@@ -179,6 +206,7 @@ class RaftNode:
             ANY_DIRECTORY,
             state.config.directory_id,
         ):
+            probe("raft.request.refused_other_disk")
             state.emit(
                 Refused(
                     causality_id=event.causality_id,
@@ -196,6 +224,8 @@ class RaftNode:
                 following.on_snapshot_request(state, request, event.causality_id)
             case TimeoutNowRequest():
                 election.on_timeout_now(state, request, event.causality_id)
+            case CensusRequest():
+                founding.on_census_request(state, request, event.causality_id)
             case _:
                 assert_never(request)
 
@@ -204,6 +234,10 @@ class RaftNode:
         request, response = event.request, event.response
         if isinstance(request, VoteRequest) and isinstance(response, VoteResponse):
             election.on_vote_response(state, event.peer_id, request, response)
+            return
+        if isinstance(request, CensusRequest) or isinstance(response, CensusResponse):
+            if isinstance(request, CensusRequest) and isinstance(response, CensusResponse):
+                founding.on_census_response(state, event.peer_id, request, response)
             return
         if response.term > state.term:
             state.become_follower(term=response.term, leader_id=None)
@@ -221,6 +255,9 @@ class RaftNode:
         request = event.request
         if isinstance(request, VoteRequest):
             election.on_vote_failed(state, event.peer_id, request)
+            return
+        if isinstance(request, CensusRequest):
+            founding.on_census_failed(state, event.peer_id)
             return
         leader = state.role
         if not isinstance(leader, Leader) or request.term != state.term:

@@ -86,6 +86,11 @@ class VoterHistory:
         """Index of the entry that brought the set in force."""
         return self._sets[-1][0]
 
+    @property
+    def previous(self) -> tuple[Voter, ...]:
+        """The set before the one in force; empty when that is not remembered."""
+        return self._sets[-2][1] if len(self._sets) > 1 else ()
+
     def at(self, index: int) -> tuple[Voter, ...]:
         """The set in force after the entry `index`, which is not below what was compacted."""
         for start, voters in reversed(self._sets):

@@ -21,7 +21,7 @@ from logcluster.core.raft.progress import Progress
 
 @dataclass(slots=True, kw_only=True)
 class Follower:
-    """Accepts entries. `election_deadline_ms` is None for a node outside the voter set."""
+    """Accepts entries. `election_deadline_ms` is None for a node that may not campaign."""
 
     leader_id: int | None
     election_deadline_ms: int | None

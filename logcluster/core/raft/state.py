@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import random
 
+from logcluster.core.raft.census import FoundingReport, census_of, needs_founding
 from logcluster.core.raft.config import RaftConfig
 from logcluster.core.raft.effects import (
     Apply,
     ApplySnapshot,
     Effect,
+    FoundingChanged,
     LeadershipChanged,
     Persist,
     RefusalReason,
@@ -36,6 +38,7 @@ from logcluster.core.raft.messages import (
 from logcluster.core.raft.quorum import VoterHistory, decode_voters
 from logcluster.core.raft.roles import TRANSITIONS, Candidate, Follower, Leader, PreCandidate, Resigned, Role
 from logcluster.model.invariants import InvariantViolation, invariant
+from logcluster.model.probes import probe
 
 
 class ReplicaState:
@@ -50,6 +53,8 @@ class ReplicaState:
         self.log = RaftLog(base_index=persisted.base_index, base_term=persisted.base_term, entries=persisted.entries)
         self.durability = Durability(durable_index=self.log.last_index)
         self.voters = _voters_of(config, persisted)
+        self.census = census_of(config, persisted, rng)
+        self.strangers: dict[int, bytes] = {}
         self.commit_index = self.snapshot.index if self.snapshot is not None else 0
         self.applied_index = 0
         self.last_leader_contact_ms: int | None = None
@@ -58,6 +63,7 @@ class ReplicaState:
         self.role: Role = self._first_role()
         self._effects: list[Effect] = []
         self._announced: LeadershipChanged | None = None
+        self._reported: FoundingReport | None = None
         self._hard_state_dirty = False
         self._truncate_from: int | None = None
         self._base_dirty = False
@@ -84,6 +90,23 @@ class ReplicaState:
     @property
     def term(self) -> int:
         return self.hard_state.term
+
+    @property
+    def may_campaign(self) -> bool:
+        """Whether this node may try to lead: a voter, or one that is removed by an entry not known to be committed.
+
+        The latter may be the only one that holds that entry, and the voters' logs are then too old for its vote
+        (Raft dissertation §4.2.2, figure 4.6). Its own vote counts for nothing. Before the first voters are known to
+        agree, nobody may.
+        """
+        if self.census is not None:
+            return False
+        if self.is_voter:
+            return True
+        return self.voters.current_index > self.commit_index and any(
+            voter.node_id == self.node_id and voter.accepts_directory(self.config.directory_id)
+            for voter in self.voters.previous
+        )
 
     @property
     def is_voter(self) -> bool:
@@ -128,6 +151,8 @@ class ReplicaState:
 
     def become_follower(self, *, term: int, leader_id: int | None) -> None:
         """Follow in `term`, which is not below the own one; a higher one forgets the vote."""
+        if isinstance(self.role, Leader):
+            probe("raft.leader.deposed")
         if term != self.term:
             self.set_hard_state(term=term, voted_for=None)
         if leader_id is not None:
@@ -151,14 +176,15 @@ class ReplicaState:
             old=old.voted_for,
         )
         self.hard_state = HardState(term=term, voted_for=voted_for)
+        self.census = None
         self._hard_state_dirty = True
         self._dirty = True
 
     def election_deadline_ms(self) -> int | None:
-        """A fresh randomised deadline; None outside the voter set. A sole voter need not wait for anybody."""
-        if not self.is_voter:
+        """A fresh randomised deadline; None for who may not campaign. A sole voter need not wait for anybody."""
+        if not self.may_campaign:
             return None
-        if len(self.voters.current) == 1:
+        if len(self.voters.current) == 1 and self.is_voter:
             return self.now_ms
         config = self.config
         return self.now_ms + self.rng.randint(config.election_timeout_ms_min, config.election_timeout_ms_max)
@@ -200,6 +226,13 @@ class ReplicaState:
         self.commit_index = snapshot.index
         self._base_dirty = self._snapshot_dirty = self._dirty = True
 
+    def accept_voters(self, voters: tuple[Voter, ...]) -> None:
+        """Keep these as the first voters of a cluster without history; a disk does so once."""
+        invariant(self.term == 0 and not self.voters.current, "a disk accepts its first voters once", term=self.term)
+        self.voters = VoterHistory(index=0, voters=voters)
+        self.snapshot = Snapshot(index=0, term=0, voters=self.voters.current, payload=b"")
+        self._snapshot_dirty = self._dirty = True
+
     def compact(self, *, index: int, payload: bytes) -> None:
         """Keep the application's state as of the applied entry `index` and cut the log behind it."""
         invariant(index <= self.applied_index, "a snapshot holds applied entries", index=index)
@@ -212,6 +245,7 @@ class ReplicaState:
         self._snapshot_dirty = self._dirty = True
         base_index = index - self.config.trailing_entries
         if base_index > self.log.base_index:
+            probe("raft.log.compacted")
             self.log.compact(base_index)
             self._base_dirty = True
         self.voters.compact(min(index, self.commit_index))
@@ -258,6 +292,10 @@ class ReplicaState:
         if leadership != self._announced:
             self._announced = leadership
             self.emit(leadership)
+        report = self.census.report() if self.census is not None else None
+        if report != self._reported:
+            self._reported = report
+            self.emit(FoundingChanged(report=report))
         effects = self._effects
         self._effects = []
         persist = self._take_persist()
@@ -303,6 +341,7 @@ class ReplicaState:
         invariant(log.last_term <= self.term, "no entry is of a later term", last=log.last_term, term=self.term)
         invariant(self.durability.durable_index <= log.last_index, "no more is durable than there is")
         invariant(not self._dirty, "a step leaves nothing to persist behind")
+        invariant(self.census is None or (self.term == 0 and log.last_index == 0), "a census precedes all history")
         if log.base_index > 0:
             snapshot = self.snapshot
             invariant(snapshot is not None and snapshot.index >= log.base_index, "a snapshot covers what was cut")
@@ -336,7 +375,13 @@ class ReplicaState:
 def _voters_of(config: RaftConfig, persisted: PersistedState) -> VoterHistory:
     snapshot = persisted.snapshot
     start = snapshot.index if snapshot is not None else 0
-    voters: tuple[Voter, ...] = snapshot.voters if snapshot is not None else config.bootstrap_voters
+    voters: tuple[Voter, ...]
+    if snapshot is not None:
+        voters = snapshot.voters
+    elif needs_founding(config):
+        voters = ()  # Until the founding, or the log of a leader that adds this node, says who they are.
+    else:
+        voters = config.bootstrap_voters
     history = VoterHistory(index=start, voters=voters)
     for entry in persisted.entries:
         if entry.kind is EntryKind.VOTERS and entry.index > start:

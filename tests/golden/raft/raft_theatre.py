@@ -1,6 +1,7 @@
 """Plays transcripts: a small quorum whose clock, network and disks move only on command, and which tells all it does.
 
-Commands, one a line: `nodes N [spare=M] [setting=value ...]`, `advance MS [node ...]` (deadlines fall due, only for
+Commands, one a line: `nodes N [spare=M] [unknown=1] [down=1] [setting=value ...]` (`unknown`: the configuration does
+not name the voters' disks; `down`: nobody is started yet), `advance MS [node ...]` (deadlines fall due, only for
 the named nodes), `propose N text`, `crash N`, `restart N`, `cut N`, `heal N`, `hold N` and `release N` (its disk),
 `lost N PEER` (connection hint), `transfer N TO|best`, `add N VOTER`, `remove N VOTER`, `snapshot N`, `vote N CANDIDATE
 term=T last=TERM/INDEX` (a foreign vote request), `wipe N` (crash with a new, empty disk), `state`.
@@ -19,11 +20,13 @@ from logcluster.core.raft.effects import (
     Accepted,
     Apply,
     ApplySnapshot,
+    FoundingChanged,
     LeadershipChanged,
     Persist,
     Refused,
     Send,
     SendAfterDurable,
+    StrangerNoticed,
 )
 from logcluster.core.raft.inputs import (
     AddVoter,
@@ -40,8 +43,11 @@ from logcluster.core.raft.inputs import (
     TransferLeadership,
 )
 from logcluster.core.raft.messages import (
+    ANY_DIRECTORY,
     AppendRequest,
     AppendResponse,
+    CensusRequest,
+    CensusResponse,
     Entry,
     EntryKind,
     PersistedState,
@@ -134,7 +140,11 @@ class Theatre:
     def do_nodes(self, count: str, *settings: str) -> None:
         values = {name: int(value) for name, _, value in (setting.partition("=") for setting in settings)}
         spare = values.pop("spare", 0)
-        voters = tuple(Voter(node_id, directory_id(node_id)) for node_id in range(1, int(count) + 1))
+        is_unknown, is_down = values.pop("unknown", 0), values.pop("down", 0)
+        voters = tuple(
+            Voter(node_id, ANY_DIRECTORY if is_unknown else directory_id(node_id))
+            for node_id in range(1, int(count) + 1)
+        )
         for node_id in range(1, int(count) + spare + 1):
             config = RaftConfig(
                 node_id=node_id,
@@ -144,7 +154,8 @@ class Theatre:
             )
             self.actors[node_id] = Actor(config)
         for node_id in self.actors:
-            self.start(node_id)
+            if not is_down:
+                self.start(node_id)
 
     def do_advance(self, duration: str, *only: str) -> None:
         names = [int(name) for name in only] or list(self.actors)
@@ -318,6 +329,15 @@ class Theatre:
             case LeadershipChanged(term=term, leader_id=leader_id, is_leader=is_leader):
                 leader = "nobody" if leader_id is None else f"n{leader_id}"
                 self.lines.append(f"n{node_id} term {term}: {leader} leads{', active' if is_leader else ''}")
+            case FoundingChanged(report=None):
+                self.lines.append(f"n{node_id} is founded")
+            case FoundingChanged(report=report):
+                silent = ",".join(f"n{peer_id}" for peer_id in report.silent)
+                words = [f"waits for {silent}"] if silent else []
+                words += [f"n{peer_id}: {obstacle}" for peer_id, obstacle in report.obstacles]
+                self.lines.append(f"n{node_id} {'; '.join(words) or 'heard of all'}")
+            case StrangerNoticed(node_id=peer_id):
+                self.lines.append(f"n{node_id} notices n{peer_id}'s new disk")
             case Accepted(index=index, term=term):
                 self.lines.append(f"n{node_id} accepts at {index}@{term}")
             case Refused(reason=reason, causality_id=causality_id):
@@ -354,7 +374,17 @@ def describe_message(message: Any) -> str | None:
             return f"timeout-now term={term}"
         case TimeoutNowResponse():
             return None
+        case CensusRequest(voters=voters):
+            return f"census? accepted={describe_disks(voters)}"
+        case CensusResponse(term=term, voter=voter, voters=voters):
+            return f"census term={term} disk={describe_disks((voter,))} accepted={describe_disks(voters)}"
     raise AssertionError(message)
+
+
+def describe_disks(voters: tuple[VoterId, ...]) -> str:
+    """Node ids, with the generation of a disk that is not the first."""
+    names = (f"{node_id}{'' if disk[1] == 0 else f'#{disk[1]}'}" for node_id, disk in voters)
+    return ",".join(names) or "-"
 
 
 def describe_entries(entries: tuple[Entry, ...]) -> str:

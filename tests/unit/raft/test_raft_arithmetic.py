@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from logcluster.core.raft.log import Durability, RaftLog
 from logcluster.core.raft.messages import Entry, EntryKind, Voter
