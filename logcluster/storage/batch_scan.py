@@ -1,5 +1,8 @@
 """Walking over stored batches: slices of bytes for readers, and scans of files for indexes and recovery.
 
+Base offset, length and leader epoch of a batch lie outside its checksum. So a stored batch is sound when its checksum
+is right, it begins where the one before it ended, and its leader epoch is the one that the log's history gives for it.
+
 A scan stops at the first thing that is not the batch it expects and says why. Whether that is the end of the log, a
 torn tail or damage is decided in `recovery`, for which `find_batch_after` looks whether anything sound follows.
 """
@@ -11,12 +14,14 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from logcluster.model.epochs import LeaderEpochHistory
 from logcluster.model.errors import CorruptMessage, UnsupportedVersion
 from logcluster.model.limits import BATCH_SIZE_BYTES_MAX, MIB
 from logcluster.record.batch import HEADER_SIZE_BYTES, BatchHeader, check_crc, read_header
 from logcluster.storage.filesystem import File
 
 CHUNK_SIZE_BYTES: Final = 1 * MIB
+OFFSET_MAX: Final = 2**63 - 1
 _LOCATION: Final = struct.Struct(">qi11xi")
 """Base offset and length, then (after epoch, magic, checksum and attributes) the last offset delta."""
 _PREFIX_SIZE_BYTES: Final = 12
@@ -63,17 +68,40 @@ def take_batches(data: bytes, start_offset: int, *, size_bytes_max: int, end_off
     return data[begin:position], next_offset
 
 
+def misplacement(header: BatchHeader, expected_offset: int, *, allow_gaps: bool) -> str | None:
+    """What is wrong with a batch that stands where `expected_offset` is due; None when nothing is."""
+    base_offset = header.base_offset
+    if base_offset == expected_offset or (allow_gaps and base_offset > expected_offset):
+        return None
+    if base_offset < expected_offset:
+        return f"offset {base_offset} comes after {expected_offset - 1}"
+    return f"offset {base_offset} where {expected_offset} is due"
+
+
+def wrong_epoch(header: BatchHeader, epochs: LeaderEpochHistory) -> str | None:
+    """What the history says against the leader epoch of a batch whose checksum was right; None when nothing.
+
+    The last offset is looked up, because the history may begin in the middle of a batch, at the log start.
+    """
+    known = epochs.epoch_at(header.last_offset)
+    if known is None or known == header.leader_epoch:
+        return None
+    return f"offset {header.base_offset} is of leader epoch {header.leader_epoch}, the history says {known}"
+
+
 class BatchScan:
     """Iterates over the batches of a file from a position on, and remembers why it stopped.
 
     Args:
         end_position: the scan does not look beyond it.
-        expected_offset: offset of the first batch, at least; None when it is not known.
+        expected_offset: offset of the first batch; at least, when there may be gaps and it does not come from an index.
+        is_indexed: whether it comes from an index.
         verify: check checksums too.
         allow_gaps: whether an offset may be larger than the one expected.
+        epochs: the history that batches must agree with, as long as they begin below `epochs_below`; None for any.
 
     After the iteration `position` and `expected_offset` say where it stopped, and `problem` is None exactly when that
-    is `end_position`.
+    is `end_position`. During it, `chunk` holds the batch that was yielded last, and begins at byte `chunk_position`.
     """
 
     def __init__(
@@ -82,44 +110,50 @@ class BatchScan:
         *,
         position: int,
         end_position: int,
-        expected_offset: int | None,
+        expected_offset: int,
+        is_indexed: bool = False,
         verify: bool,
         allow_gaps: bool,
+        epochs: LeaderEpochHistory | None = None,
+        epochs_below: int = OFFSET_MAX,
     ) -> None:
         self.position = position
         self.expected_offset = expected_offset
         self.problem: str | None = None
+        self.chunk = memoryview(b"")
+        self.chunk_position = position
         self._file = file
         self._end_position = end_position
         self._verify = verify
         self._allow_gaps = allow_gaps
+        self._is_indexed = is_indexed
+        self._epochs = epochs
+        self._epochs_below = epochs_below
 
     def __iter__(self) -> Iterator[tuple[int, BatchHeader]]:
-        chunk = memoryview(b"")
-        chunk_position = self.position
         while self.position < self._end_position:
-            offset_in_chunk = self.position - chunk_position
-            header = self._header(chunk, offset_in_chunk)
-            if header is None or offset_in_chunk + header.size_bytes > len(chunk):
-                wanted = CHUNK_SIZE_BYTES if header is None else max(CHUNK_SIZE_BYTES, header.size_bytes)
-                chunk_position, offset_in_chunk = self.position, 0
-                chunk = memoryview(self._file.read_at(chunk_position, min(wanted, self._end_position - chunk_position)))
+            header = self._header(self.chunk, self.position - self.chunk_position)
+            if header is None or self.position - self.chunk_position + header.size_bytes > len(self.chunk):
+                self._read(CHUNK_SIZE_BYTES if header is None else max(CHUNK_SIZE_BYTES, header.size_bytes))
                 try:
-                    header = read_header(chunk, 0)
+                    header = read_header(self.chunk)
                 except (CorruptMessage, UnsupportedVersion) as error:
                     self.problem = error.message
                     return
-                if header.size_bytes > len(chunk):
-                    chunk = memoryview(
-                        self._file.read_at(chunk_position, min(header.size_bytes, self._end_position - chunk_position))
-                    )
-            self.problem = self._check(chunk, offset_in_chunk, header)
+                if header.size_bytes > len(self.chunk):
+                    self._read(header.size_bytes)
+            self.problem = self._check(self.chunk, self.position - self.chunk_position, header)
             if self.problem is not None:
                 return
             position = self.position
             self.position += header.size_bytes
             self.expected_offset = header.next_offset
             yield position, header
+
+    def _read(self, size_bytes: int) -> None:
+        self.chunk_position = self.position
+        size_bytes = min(size_bytes, self._end_position - self.position)
+        self.chunk = memoryview(self._file.read_at(self.position, size_bytes))
 
     def _header(self, chunk: memoryview, position: int) -> BatchHeader | None:
         if position + HEADER_SIZE_BYTES > len(chunk):
@@ -132,15 +166,13 @@ class BatchScan:
     def _check(self, chunk: memoryview, position: int, header: BatchHeader) -> str | None:
         if position + header.size_bytes > len(chunk):
             return f"a batch of {header.size_bytes} bytes is cut short"
-        expected = self.expected_offset
-        if expected is not None and header.base_offset != expected:
-            if header.base_offset < expected:
-                return f"offset {header.base_offset} comes after {expected - 1}"
-            if not self._allow_gaps:
-                return f"offset {header.base_offset} where {expected} is due"
         if self._verify and not check_crc(chunk, position, header):
             return "a batch fails its checksum"
-        return None
+        problem = misplacement(header, self.expected_offset, allow_gaps=self._allow_gaps and not self._is_indexed)
+        self._is_indexed = False
+        if problem is None and self._epochs is not None and header.base_offset < self._epochs_below:
+            problem = wrong_epoch(header, self._epochs)
+        return problem
 
 
 def find_batch_after(file: File, *, position: int, end_position: int, offset_min: int) -> int | None:

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from logcluster.model.errors import CorruptLog
 from logcluster.model.ids import TopicId, TopicPartition
+from logcluster.runtime.failpoints import failpoint
 from logcluster.storage.filesystem import Filesystem, join
 
 IDENTITY_FILE: Final = "identity.json"
@@ -67,11 +68,14 @@ def write_whole(
     try:
         file.truncate(0)
         file.write_at(0, data)
+        failpoint("storage.small_file.before_sync")
         if durable:
             file.sync()
     finally:
         file.close()
+    failpoint("storage.small_file.before_rename")
     filesystem.rename(temporary, join(directory, name))
+    failpoint("storage.small_file.after_rename")
     if durable:
         filesystem.sync_dir(directory)
 

@@ -64,6 +64,12 @@ class SparseIndex:
         index = bisect_right(offsets, offset) - 1
         return positions[index] if index >= 0 else 0
 
+    def offset_at(self, position: int) -> int | None:
+        """The offset of the batch that begins at `position`; None when there is no entry for it, as for position 0."""
+        positions, offsets = self._positions, self._offsets
+        index = bisect_left(positions, position)
+        return offsets[index] if index < len(offsets) and positions[index] == position else None
+
     def floor_for_timestamp(self, timestamp_ms: int) -> int:
         """The greatest known position before which every batch is older than `timestamp_ms`."""
         positions, timestamps = self._positions, self._timestamps

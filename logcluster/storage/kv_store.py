@@ -104,6 +104,8 @@ class RocksKeyValueStore:
 
     A torn record at the end of the write-ahead log was never synced and is dropped; damage before the end is an
     error, where RocksDB's default would silently stop reading there. That mode forgoes recycled log files.
+    After a sync that failed a record may be in the page cache only. Opening writes what the log holds into a new table
+    and syncs it before the log is dropped (avoid_flush_during_recovery is off), so what a restart reads is durable.
     `rocksdict` raises the bare `Exception`, so that is what is caught here, and always translated.
 
     Raises:
@@ -204,7 +206,10 @@ def _raw_batch(batch: Batch) -> rocksdict.WriteBatch:
 
 
 class MemoryKeyValueStore:
-    """The same contract in memory, for tests and the simulator: `crash` forgets every batch since the last sync."""
+    """The same contract in memory, for tests and the simulator: `crash` forgets every batch since the last sync.
+
+    Of the two outcomes of a failed write it knows one: nothing is applied.
+    """
 
     def __init__(self) -> None:
         self._values: dict[bytes, bytes] = {}

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from logcluster.model.errors import CorruptMessage, LogClusterError, ShuttingDown
+from logcluster.model.errors import CorruptLog, CorruptMessage, LogClusterError, ShuttingDown
 from logcluster.model.invariants import InvariantViolation, invariant
 from logcluster.model.limits import RELATIVE_OFFSET_MAX
+from logcluster.model.probes import probe
 from logcluster.record.batch import BatchHeader, iterate_headers
+from logcluster.runtime.failpoints import failpoint
 from logcluster.storage.checkpoints import LEADER_EPOCHS_FILE, PARTITION_METADATA_FILE, PartitionMetadata, write_checked
 from logcluster.storage.filesystem import Filesystem, join
 from logcluster.storage.log_config import LogConfig
@@ -87,15 +89,12 @@ class PartitionLog(ReadableLog):
             self._check_usable()
         if headers is None:
             headers = _parse(data)
-        expected = base_offset = headers[0].base_offset
-        if base_offset != self.log_end_offset:
-            self._check_gap(base_offset, allow_gap=allow_gap)
+        base_offset = headers[0].base_offset
+        expected = self.log_end_offset
         latest_epoch = self._latest_epoch
         for header in headers:
-            if header.base_offset != expected and (header.base_offset < expected or not allow_gap):
-                raise InvariantViolation(
-                    "batches of one append are contiguous", offset=header.base_offset, expected=expected
-                )
+            if header.base_offset != expected:
+                self._check_gap(header.base_offset, expected, allow_gap=allow_gap)
             if header.leader_epoch != latest_epoch:
                 latest_epoch = header.leader_epoch
                 self._assign_epoch(latest_epoch, header.base_offset)
@@ -110,10 +109,34 @@ class PartitionLog(ReadableLog):
                 self._active_is_dirty = True
                 self._dirty[active.base_offset] = active
             active.append(data, headers, self.config)
+            failpoint("storage.log.append.after_write")
         except OSError as error:
             raise self._disk_failed(error) from error
         self._tail.append(data, base_offset, expected, previous_end=self.log_end_offset)
         self.log_end_offset = expected
+
+    def append_across_start(self, data: bytes, headers: Sequence[BatchHeader]) -> None:
+        """Append to a log without data, beginning with the batch that holds the log start but begins below it.
+
+        The files begin with that batch, the log where it did: what was deleted stays hidden (KAFKA-6975). Blocks on the
+        disk. A crash in between leaves an empty log, or one that starts with the batch.
+
+        Raises:
+            StorageFailure: as `append`.
+            InvariantViolation: the log has data, or the first batch does not hold the log start; nothing was written.
+        """
+        self._check_usable()
+        first, start_offset = headers[0], self.log_start_offset
+        invariant(
+            not self.size_bytes and first.base_offset < start_offset == self.log_end_offset <= first.last_offset,
+            "only an empty log begins below its start",
+            base_offset=first.base_offset,
+            log=repr(self),
+        )
+        probe("storage.log.begins_inside_batch")
+        self.truncate_fully_and_start_at(first.base_offset)
+        self.append(data, headers, allow_gap=True)
+        self.advance_log_start(start_offset)
 
     def assign_leader_epoch(self, leader_epoch: int) -> None:
         """Note that `leader_epoch` starts at the log end, although nothing is written in it yet."""
@@ -123,18 +146,21 @@ class PartitionLog(ReadableLog):
     def _assign_epoch(self, leader_epoch: int, start_offset: int) -> None:
         if leader_epoch < 0:
             raise InvariantViolation("a stored batch carries its leader epoch", leader_epoch=leader_epoch)
-        if self.leader_epochs.assign(leader_epoch, start_offset):
+        # Going back to an older epoch changes the history too: its owner has dropped one that wrote nothing.
+        if self.leader_epochs.assign(leader_epoch, start_offset) or leader_epoch < self._latest_epoch:
             self._small_files_dirty[LEADER_EPOCHS_FILE] = None
+        self._known_epochs = self.leader_epochs.copy()
         self._latest_epoch = leader_epoch
 
-    def _check_gap(self, base_offset: int, *, allow_gap: bool) -> None:
-        if base_offset < self.log_end_offset or not allow_gap:
-            raise InvariantViolation(
-                "an append continues the log", base_offset=base_offset, log_end_offset=self.log_end_offset
-            )
+    def _check_gap(self, base_offset: int, expected: int, *, allow_gap: bool) -> None:
+        if base_offset < expected or not allow_gap:
+            raise InvariantViolation("an append continues the log", base_offset=base_offset, expected=expected)
         if not self._metadata.has_gaps:
+            probe("storage.log.first_gap")
             self._metadata = PartitionMetadata(self.topic_partition, self.topic_id, has_gaps=True)
             self._small_files_dirty[PARTITION_METADATA_FILE] = None
+            for segment in self._segments:
+                segment.has_gaps = True
 
     def _must_roll(self, active: Segment, size_bytes: int, next_offset: int, timestamp_ms: int) -> bool:
         config = self.config
@@ -148,10 +174,12 @@ class PartitionLog(ReadableLog):
     def _add_segment(self, base_offset: int) -> Segment:
         if not self._segments:
             self._filesystem.make_dir(self.directory)
+            failpoint("storage.log.create.after_make_dir")
             self._small_files_dirty[PARTITION_METADATA_FILE] = None
             self._small_files_dirty[LEADER_EPOCHS_FILE] = None
-        segment = Segment(self._filesystem, self.directory, base_offset)
+        segment = Segment(self._filesystem, self.directory, base_offset, has_gaps=self._metadata.has_gaps)
         segment.open_for_append(create=True)
+        failpoint("storage.log.create_segment.after_create")
         self._directories_dirty = True
         self._segments = (*self._segments, segment)
         self._active = segment
@@ -160,10 +188,14 @@ class PartitionLog(ReadableLog):
         return segment
 
     def _roll(self, active: Segment) -> Segment:
+        failpoint("storage.log.roll.before_trim")
         active.trim()
         self._dirty[active.base_offset] = active
         self._unindexed.append(active)
+        failpoint("storage.log.roll.before_create")
+        probe("storage.segment.rolled")
         segment = self._add_segment(self.log_end_offset)
+        failpoint("storage.log.roll.before_snapshot")
         if self.on_roll is not None:
             self.on_roll(segment.base_offset)
         return segment
@@ -190,7 +222,7 @@ class PartitionLog(ReadableLog):
             files=[segment.open_for_append() for segment in segments],
             segments=segments,
             on_error=self._disk_failed,
-            is_abandoned=lambda: isinstance(self._failure, ShuttingDown),
+            is_abandoned=lambda: self._failure is not None,
         )
         if self._unindexed:
             pending.closed_segments, self._unindexed = self._unindexed, []
@@ -210,6 +242,8 @@ class PartitionLog(ReadableLog):
         for segment in pending.segments:
             if segment is not self._active and segment.base_offset not in self._dirty:
                 segment.close_file()
+        if pending.generation != self._truncation_count:
+            probe("storage.flush.overtaken_by_truncation")
         if self._failure is None and pending.generation == self._truncation_count:
             self.flushed_offset = max(self.flushed_offset, pending.target_offset)
         return self.flushed_offset
@@ -238,9 +272,11 @@ class PartitionLog(ReadableLog):
     def truncate_to(self, offset: int) -> int:
         """Drop every batch that reaches beyond `offset`, durably; returns the new log end. Blocks on the disk.
 
-        An offset at or above the log end changes nothing; one below the log start empties the log.
+        An offset at or above the log end changes nothing; one below the log start empties the log, and so does one
+        inside the batch that holds the log start, which then stays where it is.
 
         Raises:
+            CorruptLog: stored data is damaged where it has to be looked at; nothing was cut, and the log is failed.
             StorageFailure: the disk failed; the log is failed for good.
         """
         self._check_usable()
@@ -251,28 +287,40 @@ class PartitionLog(ReadableLog):
             return self.log_end_offset
         try:
             index = segment_for(self._segments, offset)
-            position, base_offset = self._segments[index].find_batch(offset)
+            position, base_offset = self._segments[index].find_batch(offset, self.leader_epochs)
+            left = self._segments[index].recount(position, self.config, self.leader_epochs)
         except OSError as error:
             raise self._disk_failed(error) from error
+        except CorruptLog as error:
+            self.fail(error)
+            raise
         end = min(offset, base_offset)
+        if end < self.log_start_offset:  # the batch that holds the log start goes
+            self.truncate_fully_and_start_at(self.log_start_offset)
+            return self.log_end_offset
         self._before_truncation(self, end)
         self._begin_cut()
         try:
-            self._cut(index, position, end)
+            self._cut(index, left, end)
         except OSError as error:
             raise self._disk_failed(error) from error
         finally:
             self._file_generation += 1
         return self.log_end_offset
 
-    def _cut(self, index: int, position: int, end: int) -> None:
+    def _cut(self, index: int, left: Segment, end: int) -> None:
         target = self._segments[index]
+        failpoint("storage.log.truncate.before_remove_segments")
+        if index + 1 < len(self._segments):
+            probe("storage.truncate.whole_segments")
         self._remove_segments(self._segments[index + 1 :])
+        failpoint("storage.log.truncate.before_cut")
         in_flight = () if self._in_flight is None else self._in_flight.segments
         for segment in self._segments[:index]:
             if segment in in_flight or segment.base_offset in self._dirty:
                 segment.open_for_append().sync()
-        target.truncate(position=position, next_offset=end, config=self.config)
+        target.truncate(left, next_offset=end)
+        failpoint("storage.log.truncate.after_cut")
         self._finish_cut(self._segments[: index + 1], end)
 
     def _finish_cut(self, segments: tuple[Segment, ...], end: int) -> None:
@@ -288,11 +336,14 @@ class PartitionLog(ReadableLog):
         self.high_watermark = min(self.high_watermark, end)
         self._tail.truncate_to(end)
         self.leader_epochs.truncate_from_end(end)
+        self._known_epochs = self.leader_epochs.copy()
         self._latest_epoch = -1 if self.leader_epochs.latest is None else self.leader_epochs.latest
         self._snapshots.remove_above(end)
+        failpoint("storage.log.truncate.before_small_files")
         for name in (PARTITION_METADATA_FILE, LEADER_EPOCHS_FILE):
             write_checked(self._filesystem, self.directory, name, self._small_file(name))
         self._filesystem.sync_dir(self.directory)
+        failpoint("storage.log.truncate.before_sync_dir")
         self._filesystem.sync_dir(self._log_directory)
         self._directories_dirty = False
         # A flush under way may put older content in their place; then the next one corrects it.
@@ -309,8 +360,11 @@ class PartitionLog(ReadableLog):
         self._begin_cut()
         try:
             self._tail.clear()
+            failpoint("storage.log.restart.before_remove_segments")
+            probe("storage.truncate.everything")
             self._remove_segments(self._segments)
             self._segments = ()
+            failpoint("storage.log.restart.before_create")
             self._snapshots.remove_above(-1)
             self.leader_epochs.clear()
             segment = self._add_segment(offset)
@@ -353,6 +407,7 @@ class PartitionLog(ReadableLog):
             self._check_range(offset)
         self.log_start_offset = offset
         if self.leader_epochs.truncate_from_start(offset):
+            self._known_epochs = self.leader_epochs.copy()
             self._small_files_dirty[LEADER_EPOCHS_FILE] = None
         return True
 
@@ -381,13 +436,17 @@ class PartitionLog(ReadableLog):
         self._file_generation += 1
         try:
             if count == len(segments):
+                probe("storage.retention.rolled_active")
                 self._roll(segments[-1])
             doomed, self._segments = self._segments[:count], self._segments[count:]
             self._unindexed = [segment for segment in self._unindexed if segment not in doomed]
+            probe("storage.retention.deleted_segments")
             for segment in doomed:  # oldest first, so that what a crash leaves is contiguous
+                failpoint("storage.log.retention.before_rename")
                 self._trash.extend(segment.mark_deleted())
                 self._dirty.pop(segment.base_offset, None)
                 self._close_file(segment)
+            failpoint("storage.log.retention.after_rename")
             self._directories_dirty = True
             self.advance_log_start(self._segments[0].base_offset)
             self._snapshots.remove_below(self.log_start_offset)
@@ -431,7 +490,9 @@ class PartitionLog(ReadableLog):
             return
 
         def settle() -> None:
+            failpoint("storage.log.close.before_trim")
             active.trim()
+            failpoint("storage.log.close.before_sync")
             active.open_for_append().sync()
             active.write_index()
             for name in self._small_files_dirty:

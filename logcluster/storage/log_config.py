@@ -9,14 +9,13 @@ from logcluster.model.limits import (
     BATCH_SIZE_BYTES_MAX,
     INDEX_INTERVAL_BYTES,
     KIB,
+    LOG_TAIL_CACHE_SIZE_BYTES_MAX,
     MESSAGE_SIZE_BYTES_DEFAULT,
     MIB,
     SEGMENT_SIZE_BYTES_DEFAULT,
 )
 
 _DAY_MS: Final = 24 * 60 * 60 * 1000
-LOG_TAIL_CACHE_SIZE_BYTES_MAX: Final = 16 * MIB
-"""Recently appended bytes that one log keeps in memory, within the broker's own bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from logcluster.model.errors import CorruptLog, InconsistentClusterId, StorageFailure
+from logcluster.runtime.failpoints import failpoint
 from logcluster.storage.checkpoints import (
     IDENTITY_FILE,
     LOCK_FILE,
@@ -68,6 +69,7 @@ def identify_directory(
         ) from error
     if content is None:
         identity = LogDirectoryIdentity(cluster_id, node_id, new_directory_id())
+        failpoint("storage.log_directory.before_identity")
         write_checked(filesystem, directory, IDENTITY_FILE, identity.to_content())
         return identity
     identity = LogDirectoryIdentity.from_content(content)

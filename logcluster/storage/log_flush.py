@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from logcluster.model.errors import LogClusterError
+from logcluster.model.probes import probe
+from logcluster.runtime.failpoints import failpoint
 from logcluster.storage.checkpoints import write_checked
 from logcluster.storage.filesystem import File, Filesystem
 from logcluster.storage.segment import Segment
@@ -31,27 +33,32 @@ class PendingFlush:
     directories: Sequence[str] = ()
     on_error: Callable[[OSError], LogClusterError]
     is_abandoned: Callable[[], bool]
-    """Whether the log was closed meanwhile; a deleted one has also been moved away."""
+    """Whether the log is out of use meanwhile: closed, or found damaged; it may have been moved away since."""
 
     def run(self) -> None:
         """Sync; on any thread, once.
 
-        A log that was deleted meanwhile has nothing to keep, so files that are gone are no failure then.
+        A log that was deleted or set aside meanwhile has nothing to keep, so files that are gone are no failure then.
 
         Raises:
             StorageFailure: the disk failed; the log is failed for good, and nothing of this flush counts.
         """
         try:
+            failpoint("storage.log.flush.before_sync")
             for file in self.files:
                 file.sync()
+            failpoint("storage.log.flush.after_sync")
             for segment in self.closed_segments:
                 segment.write_index()
             for name, content in self.small_files.items():
                 write_checked(self.filesystem, self.directory, name, content, writer=".flush")
+            failpoint("storage.log.flush.before_sync_dir")
             for directory in self.directories:
                 self.filesystem.sync_dir(directory)
         except FileNotFoundError as error:
             if not self.is_abandoned():
                 raise self.on_error(error) from error
+            probe("storage.flush.of_moved_log")
         except OSError as error:
+            probe("storage.flush.failed")
             raise self.on_error(error) from error

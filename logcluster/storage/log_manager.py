@@ -18,28 +18,31 @@ failed write or sync stops the whole directory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from logcluster.model.errors import CorruptLog, LogClusterError, StorageFailure
 from logcluster.model.ids import TopicId, TopicIdPartition, TopicPartition
 from logcluster.model.invariants import invariant
+from logcluster.model.probes import probe
+from logcluster.runtime.failpoints import failpoint
 from logcluster.storage.checkpoints import (
-    BOOT_FILE,
     CLEAN_SHUTDOWN_FILE,
     QUARANTINE_FILE,
     LogDirectoryIdentity,
     PartitionCheckpoint,
     PartitionMetadata,
     read_checked,
-    read_partition_checkpoints,
     write_checked,
     write_partition_checkpoints,
 )
 from logcluster.storage.filesystem import DirectoryLock, Filesystem, join
+from logcluster.storage.last_run import LastRun, note_boot
 from logcluster.storage.log import PartitionLog
 from logcluster.storage.log_config import LogConfig
 from logcluster.storage.log_directory import identify_directory, lock_directory, make_log_directory
 from logcluster.storage.log_state import LogState, storage_failure
 from logcluster.storage.recovery import RecoveryContext
+from logcluster.storage.second_look import SecondLook
 from logcluster.storage.tail_cache import TailCache
 
 _DELETED_MARK = ".deleted-"
@@ -100,6 +103,7 @@ class LogManager:
         self.identity = identity
         self.previous_broker_epoch: int | None = None
         self.quarantined: dict[TopicIdPartition, CorruptLog] = {}
+        self._end_offsets: dict[TopicIdPartition, int] = {}
         self.failure: StorageFailure | None = None
         self._filesystem = filesystem
         self._lock = lock
@@ -172,61 +176,29 @@ class LogManager:
     # -- start ------------------------------------------------------------------------------------------------------
 
     def _start(self, progress: Callable[[int, int], None] | None, map_work: MapWork) -> None:
-        self.previous_broker_epoch = self._take_clean_marker()
-        boot_id = self._filesystem.boot_id()
-        may_have_lost_unsynced = not boot_id or self._read_boot_id() != boot_id
-        try:
-            stored = read_partition_checkpoints(self._filesystem, self.directory)
-        except CorruptLog:
-            stored = {}
-            is_known = False
-        else:
-            is_known = True
-            if stored is None:
-                stored = {}
-                write_partition_checkpoints(self._filesystem, self.directory, stored)
-        self._stored = stored
+        last = LastRun.take(self._filesystem, self.directory)
+        self.previous_broker_epoch = last.broker_epoch
+        self._stored = last.checkpoints or {}
         names = self._list_logs()
+        if names and last.broker_epoch is not None:
+            probe("storage.start.clean")
+        elif names and last.may_have_lost_unsynced:
+            probe("storage.start.after_power_loss")
+        elif names:
+            probe("storage.start.after_process_crash")
 
         def open_log(name: str) -> OpenedLog:
-            checkpoint = stored.get(name, PartitionCheckpoint())
-            context = RecoveryContext(
-                recovery_point=checkpoint.recovery_point if is_known else None,
-                log_start_offset=checkpoint.log_start_offset,
-                is_clean=self.previous_broker_epoch is not None,
-                may_have_lost_unsynced=may_have_lost_unsynced,
-            )
-            return self._open_log(name, context, checkpoint)
+            return self._open_log(name, last.context(name), last.checkpoint(name))
 
         for count, (name, opened) in enumerate(zip(names, map_work(open_log, names), strict=True), 1):
-            metadata = _metadata_of(name)
-            key = TopicIdPartition(metadata.topic_id, metadata.topic_partition.partition)
+            key = _key_of(_metadata_of(name))
             if isinstance(opened, PartitionLog):
                 self._logs[key] = opened
             else:
                 self.quarantined[key] = opened
             if progress is not None:
                 progress(count, len(names))
-        write_checked(self._filesystem, self.directory, BOOT_FILE, {"boot_id": boot_id})
-
-    def _take_clean_marker(self) -> int | None:
-        try:
-            content = read_checked(self._filesystem, self.directory, CLEAN_SHUTDOWN_FILE)
-        except CorruptLog:
-            content = {}
-        if content is None:
-            return None
-        self._filesystem.remove(join(self.directory, CLEAN_SHUTDOWN_FILE))
-        self._filesystem.sync_dir(self.directory)
-        epoch = content.get("broker_epoch")
-        return epoch if isinstance(epoch, int) else None
-
-    def _read_boot_id(self) -> str | None:
-        try:
-            content = read_checked(self._filesystem, self.directory, BOOT_FILE)
-        except CorruptLog:
-            return None
-        return None if content is None else str(content["boot_id"])
+        note_boot(self._filesystem, self.directory, last.boot_id)
 
     def _list_logs(self) -> list[str]:
         names = []
@@ -245,10 +217,15 @@ class LogManager:
         except CorruptLog as error:
             return error
         if mark is not None:
+            flushed_offset = mark.get("flushed_offset")
+            if isinstance(flushed_offset, int):
+                self._end_offsets[_key_of(metadata)] = flushed_offset
             return CorruptLog(str(mark["reason"]), directory=directory)
         try:
             log = self._new_log(metadata, context, self._config_for(metadata.topic_partition))
         except CorruptLog as error:
+            probe("storage.quarantine.at_start")
+            failpoint("storage.log_manager.open.before_quarantine_mark")
             write_checked(self._filesystem, directory, QUARANTINE_FILE, {"reason": error.message})
             return error
         log.high_watermark = min(max(checkpoint.high_watermark, log.log_start_offset), log.log_end_offset)
@@ -329,11 +306,61 @@ class LogManager:
         """
         if topic_id_partition not in self.quarantined:
             return False
+        probe("storage.quarantine.replaced")
         return self._set_aside(topic_id_partition, _QUARANTINED_MARK)
+
+    def prepare_second_look(self, topic_id_partition: TopicIdPartition) -> SecondLook | None:
+        """What finds out, on a thread, whether a quarantined log is sound after all; `readmit` takes what it returns.
+
+        None when the log is not quarantined, or was found damaged when it was opened: only a log that was in use
+        before it stepped aside is known to have been whole once.
+        """
+        error = self.quarantined.get(topic_id_partition)
+        end_offset_min = self._end_offsets.get(topic_id_partition)
+        name = None if error is None else self._find_directory(topic_id_partition)
+        if error is None or end_offset_min is None or name is None:
+            return None
+        metadata = _metadata_of(name)
+        config = self._config_for(metadata.topic_partition)
+        checkpoint = self._stored.get(name, PartitionCheckpoint())
+        context = RecoveryContext(
+            recovery_point=checkpoint.recovery_point,
+            log_start_offset=checkpoint.log_start_offset,
+            may_have_lost_unsynced=False,
+        )
+        open_for_trial = partial(
+            PartitionLog.open,
+            self._filesystem,
+            self.directory,
+            metadata,
+            context=context,
+            config=config,
+            tail_cache=self._tail_cache,
+        )
+        open_for_use = partial(self._new_log, metadata, context, config)
+        directory = join(self.directory, name)
+        return SecondLook(self._filesystem, directory, error, end_offset_min, open_for_trial, open_for_use, self.fail)
+
+    def readmit(self, look: SecondLook, log: PartitionLog) -> bool:
+        """Use a log again that a second look found sound; false, and the log is closed, when that is overtaken."""
+        key = log.topic_id_partition
+        if self.quarantined.get(key) is not look.error or self.failure is not None or self._is_closed:
+            log.close(clean=False)
+            return False
+        probe("storage.quarantine.ended_by_second_look")
+        stale = self._logs.get(key)
+        if stale is not None:
+            stale.close(clean=False)
+        checkpoint = self._stored.get(log.directory_name, PartitionCheckpoint())
+        log.high_watermark = min(max(checkpoint.high_watermark, log.log_start_offset), log.log_end_offset)
+        self._logs[key] = log
+        del self.quarantined[key], self._end_offsets[key]
+        return True
 
     def _set_aside(self, key: TopicIdPartition, mark: str) -> bool:
         log = self._logs.pop(key, None)
         quarantined = self.quarantined.pop(key, None)
+        self._end_offsets.pop(key, None)
         if log is None and quarantined is None:
             return False
         if log is not None:
@@ -346,8 +373,11 @@ class LogManager:
             number += 1
         target = join(self.directory, f"{name}{mark}{number}")
         try:
+            failpoint("storage.log_manager.set_aside.before_checkpoint")
             self._write_lowered(name, PartitionCheckpoint())
+            failpoint("storage.log_manager.set_aside.before_rename")
             self._filesystem.rename(join(self.directory, name), target)
+            failpoint("storage.log_manager.set_aside.before_sync_dir")
             self._filesystem.sync_dir(self.directory)
         except OSError as error:
             raise self.fail(storage_failure(error, self.directory)) from error
@@ -358,7 +388,7 @@ class LogManager:
     def _find_directory(self, key: TopicIdPartition) -> str | None:
         for name in self._filesystem.list(self.directory):
             metadata = PartitionMetadata.from_directory_name(name)
-            if metadata is not None and (metadata.topic_id, metadata.topic_partition.partition) == key:
+            if metadata is not None and _key_of(metadata) == key:
                 return name
         return None
 
@@ -377,6 +407,7 @@ class LogManager:
         """
         try:
             for path in paths:
+                failpoint("storage.log_manager.trash.before_remove")
                 if self._filesystem.is_dir(path):
                     self._filesystem.remove_tree(path)
                 elif self._filesystem.exists(path):
@@ -402,10 +433,14 @@ class LogManager:
 
     def write_checkpoint(self, checkpoints: dict[str, PartitionCheckpoint], version: int) -> None:
         """For `CheckpointWrite`."""
+        if version != self._checkpoint_version:
+            probe("storage.checkpoint.overtaken_by_truncation")
         if version != self._checkpoint_version or self.failure is not None or self._is_closed:
             return
         try:
+            failpoint("storage.log_manager.checkpoint.before_write")
             write_partition_checkpoints(self._filesystem, self.directory, checkpoints, writer=".background")
+            failpoint("storage.log_manager.checkpoint.after_write")
         except OSError as error:
             raise self.fail(storage_failure(error, self.directory)) from error
         self._stored = checkpoints
@@ -430,7 +465,9 @@ class LogManager:
         if stored is None or max(stored) <= offset:
             return
         lowered = PartitionCheckpoint(*(min(value, offset) for value in stored))
+        probe("storage.truncate.below_checkpoint")
         try:
+            failpoint("storage.log_manager.lower_checkpoint.before_write")
             self._write_lowered(name, lowered)
         except OSError as error:
             raise self.fail(storage_failure(error, self.directory)) from error
@@ -446,6 +483,7 @@ class LogManager:
     def fail(self, error: StorageFailure) -> StorageFailure:
         """Stop the whole directory: every log refuses everything. Returns `error`. Callable from any thread."""
         if self.failure is None:
+            probe("storage.directory.stopped")
             self.failure = error
             for log in list(self._logs.values()):
                 log.fail(error)
@@ -457,9 +495,13 @@ class LogManager:
         if isinstance(error, StorageFailure):
             self.fail(error)
         elif isinstance(error, CorruptLog):
+            self._end_offsets[log.topic_id_partition] = log.log_end_offset
             self.quarantined[log.topic_id_partition] = error
+            probe("storage.quarantine.while_running")
             try:
-                write_checked(self._filesystem, log.directory, QUARANTINE_FILE, {"reason": error.message})
+                failpoint("storage.log_manager.quarantine.before_mark")
+                mark = {"reason": error.message, "flushed_offset": log.flushed_offset}
+                write_checked(self._filesystem, log.directory, QUARANTINE_FILE, mark)
             except OSError as disk_error:
                 self.fail(storage_failure(disk_error, log.directory))
                 return
@@ -479,9 +521,12 @@ class LogManager:
             for log in list(self.logs()):
                 log.close(clean=is_clean)
             if is_clean:
+                failpoint("storage.log_manager.close.before_checkpoint")
                 checkpoints = self._checkpoints(at_end=True)
                 write_partition_checkpoints(self._filesystem, self.directory, checkpoints)
+                failpoint("storage.log_manager.close.before_clean_marker")
                 write_checked(self._filesystem, self.directory, CLEAN_SHUTDOWN_FILE, {"broker_epoch": broker_epoch})
+                failpoint("storage.log_manager.close.after_clean_marker")
         except StorageFailure as error:
             self.fail(error)
             is_clean = False
@@ -501,3 +546,7 @@ def _metadata_of(name: str) -> PartitionMetadata:
     invariant(metadata is not None, "the name is that of a partition's directory", name=name)
     assert metadata is not None
     return metadata
+
+
+def _key_of(metadata: PartitionMetadata) -> TopicIdPartition:
+    return TopicIdPartition(metadata.topic_id, metadata.topic_partition.partition)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from logcluster.model.errors import CorruptLog, LogClusterError, OffsetNotAvailable, OffsetOutOfRange
+from logcluster.model.probes import probe
 from logcluster.record.batch import BatchHeader
 from logcluster.storage.batch_scan import LogRead
 from logcluster.storage.log_read import TimestampOffset, find_newest, find_timestamp, iterate_batches, read_segments
@@ -45,7 +46,8 @@ class ReadableLog(LogState):
         """Whole batches from the one that holds `start_offset`, none at or after `end_offset`; on any thread.
 
         At least one batch is returned, even if it is larger than `size_bytes_max`, when there is one below `end_offset`
-        (the reader's ceiling: high watermark, last stable offset or log end). Checksums are verified.
+        (the reader's ceiling: high watermark, last stable offset or log end). Every batch is verified: its checksum,
+        then that it continues the one before, and that its leader epoch is the one the history knows for it.
 
         Raises:
             OffsetOutOfRange: `start_offset` is below the log start or above the log end.
@@ -56,9 +58,19 @@ class ReadableLog(LogState):
         self._check_range(start_offset)
         if start_offset >= min(end_offset, self.log_end_offset):
             return LogRead(b"", start_offset, False)
-        return self._read_files(
-            lambda segments: read_segments(segments, start_offset, size_bytes_max=size_bytes_max, end_offset=end_offset)
-        )
+
+        def work(segments: Sequence[Segment]) -> LogRead:
+            if start_offset >= self.log_end_offset:  # cut off since it was looked at
+                return LogRead(b"", start_offset, False)
+            return read_segments(
+                segments,
+                start_offset,
+                size_bytes_max=size_bytes_max,
+                end_offset=end_offset,
+                epochs=self._known_epochs,
+            )
+
+        return self._read_files(work)
 
     def offset_for_timestamp(self, timestamp_ms: int, *, end_offset: int | None = None) -> TimestampOffset | None:
         """The first record not older than `timestamp_ms`, below `end_offset`; on any thread.
@@ -68,7 +80,9 @@ class ReadableLog(LogState):
         self._check_usable()
         start, end = self.log_start_offset, self.log_end_offset if end_offset is None else end_offset
         return self._read_files(
-            lambda segments: find_timestamp(segments, timestamp_ms, start_offset=start, end_offset=end)
+            lambda segments: find_timestamp(
+                segments, timestamp_ms, start_offset=start, end_offset=end, epochs=self._known_epochs
+            )
         )
 
     def newest_timestamp(self, *, end_offset: int | None = None) -> TimestampOffset | None:
@@ -78,7 +92,9 @@ class ReadableLog(LogState):
         """
         self._check_usable()
         start, end = self.log_start_offset, self.log_end_offset if end_offset is None else end_offset
-        return self._read_files(lambda segments: find_newest(segments, start_offset=start, end_offset=end))
+        return self._read_files(
+            lambda segments: find_newest(segments, start_offset=start, end_offset=end, epochs=self._known_epochs)
+        )
 
     def headers_from(self, offset: int) -> Iterator[BatchHeader]:
         """Headers of all batches from the one that holds `offset` on; while nothing is truncated.
@@ -87,7 +103,7 @@ class ReadableLog(LogState):
         """
         self._check_usable()
         try:
-            yield from iterate_batches(self._segments, max(offset, self.log_start_offset))
+            yield from iterate_batches(self._segments, max(offset, self.log_start_offset), epochs=self._known_epochs)
         except OSError as error:
             raise self._read_failed(error) from error
         except CorruptLog as error:
@@ -111,9 +127,11 @@ class ReadableLog(LogState):
                 return work(self._segments)
             except (OSError, CorruptLog) as error:
                 if generation != self._file_generation or generation % 2:
+                    probe("storage.read.overtaken_by_cut")
                     continue
                 if isinstance(error, OSError):
                     raise self._read_failed(error) from error
+                probe("storage.damage.found_by_reader")
                 self.fail(error)
                 raise
         raise OffsetNotAvailable(f"{self.topic_partition} is being cut or cleaned")

@@ -15,6 +15,7 @@ from logcluster.model.epochs import EpochEnd, LeaderEpochHistory
 from logcluster.model.errors import LogClusterError, StorageFailure
 from logcluster.model.ids import TopicId, TopicIdPartition, TopicPartition
 from logcluster.model.invariants import invariant
+from logcluster.model.probes import probe
 from logcluster.storage.filesystem import Filesystem, join
 from logcluster.storage.log_config import LogConfig
 from logcluster.storage.log_flush import PendingFlush
@@ -73,6 +74,8 @@ class LogState:
         self._segments: tuple[Segment, ...] = tuple(recovered.segments)
         self._active: Segment | None = self._segments[-1] if self._segments else None
         self._latest_epoch = -1 if self.leader_epochs.latest is None else self.leader_epochs.latest
+        self._known_epochs = self.leader_epochs.copy()
+        """What readers on other threads compare batches with: replaced as a whole, never changed."""
         self._tail = LogTail(tail_cache, size_bytes_max=config.tail_cache_bytes_max)
         self._snapshots = ProducerSnapshots(filesystem, self.directory)
         self._failure: LogClusterError | None = None
@@ -162,6 +165,8 @@ class LogState:
 
 def storage_failure(error: OSError, path: str) -> StorageFailure:
     """The error that a failure of the disk becomes."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        probe("storage.disk.full")
     hints = {
         errno.ENOSPC: "the disk is full: free space, then restart the broker",
         errno.EDQUOT: "the disk quota is used up: raise it, then restart the broker",

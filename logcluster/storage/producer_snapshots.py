@@ -12,6 +12,8 @@ import struct
 import zlib
 from typing import Final
 
+from logcluster.model.probes import probe
+from logcluster.runtime.failpoints import failpoint
 from logcluster.storage.checkpoints import read_whole, write_whole
 from logcluster.storage.filesystem import Filesystem, join
 from logcluster.storage.segment import segment_stem
@@ -42,6 +44,7 @@ class ProducerSnapshots:
 
     def write(self, offset: int, payload: bytes) -> None:
         """Keep `payload` as the state after all batches below `offset`."""
+        failpoint("storage.producer_snapshot.before_write")
         data = _HEADER.pack(_MAGIC, offset, zlib.crc32(payload)) + payload
         write_whole(self._filesystem, self._directory, _name(offset), data, durable=False)
 
@@ -69,11 +72,13 @@ class ProducerSnapshots:
         magic, stored_offset, crc = _HEADER.unpack_from(data)
         payload = data[_HEADER.size :]
         if magic != _MAGIC or stored_offset != offset or crc != zlib.crc32(payload):
+            probe("storage.producer_snapshot.damaged")
             return None
         return payload
 
     def _remove(self, offsets: list[int]) -> bool:
         for offset in offsets:
+            failpoint("storage.producer_snapshot.before_remove")
             self._filesystem.remove(join(self._directory, _name(offset)))
         return bool(offsets)
 

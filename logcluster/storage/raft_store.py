@@ -16,6 +16,7 @@ from logcluster.core.raft.effects import Persist
 from logcluster.core.raft.messages import Entry, EntryKind, HardState, PersistedState, Snapshot, VoterId
 from logcluster.core.raft.quorum import decode_voters, encode_voters
 from logcluster.model.errors import CorruptLog
+from logcluster.runtime.failpoints import failpoint
 from logcluster.storage.kv_store import Batch, KeyValueStore
 
 _INDEX: Final = struct.Struct(">Q")
@@ -80,7 +81,9 @@ class RaftStore:
         batch = Batch()
         for write in writes:
             self._add(batch, write)
+        failpoint("raft.store.before_write")
         self._store.write(batch, sync=True)
+        failpoint("raft.store.after_write")
 
     def _add(self, batch: Batch, write: Persist) -> None:
         if write.truncate_from is not None:

@@ -13,7 +13,12 @@ is due, one of four things holds:
 
 Unsynced data can be lost only when the machine's boot id has changed since the log was last open. `CorruptLog` never
 changes a byte: the replica steps aside and is fetched again (promise P8). Indexes and epochs are derived: when they are
-missing or do not fit, they are rebuilt from the batch headers.
+missing or do not fit, they are rebuilt from the batch headers. Below the recovery point the stored epochs are known to
+fit, so that there it is the batch that is damaged when the two differ.
+
+What is accepted is durable before it counts. While the machine has not booted that takes more than a sync, because a
+sync may have failed before (`rewriting`): every batch above the recovery point is written again as it was read, and a
+cut that may have been lost in the same way is made again. After a boot, what is read came from the disk.
 """
 
 from __future__ import annotations
@@ -24,8 +29,10 @@ from dataclasses import dataclass, field
 from logcluster.model.epochs import LeaderEpochHistory
 from logcluster.model.errors import CorruptLog
 from logcluster.model.invariants import InvariantViolation
+from logcluster.model.probes import probe
 from logcluster.record.batch import BatchHeader
-from logcluster.storage.batch_scan import BatchScan, find_batch_after
+from logcluster.runtime.failpoints import failpoint
+from logcluster.storage.batch_scan import OFFSET_MAX, BatchScan, find_batch_after
 from logcluster.storage.checkpoints import (
     LEADER_EPOCHS_FILE,
     PARTITION_METADATA_FILE,
@@ -37,6 +44,7 @@ from logcluster.storage.checkpoints import (
 from logcluster.storage.filesystem import File, Filesystem, join
 from logcluster.storage.log_config import LogConfig
 from logcluster.storage.producer_snapshots import ProducerSnapshots
+from logcluster.storage.rewriting import Rewriting
 from logcluster.storage.segment import DELETED_SUFFIX, LOG_SUFFIX, Segment
 
 
@@ -49,12 +57,15 @@ class RecoveryContext:
         log_start_offset: as last known.
         is_clean: the last run closed the log properly.
         may_have_lost_unsynced: the machine may have lost its power since.
+        may_be_in_cache_only: what is read may stand in the page cache and not on the disk, because a sync of the last
+            run has failed; false only when the machine is known to have booted since.
     """
 
     recovery_point: int | None = 0
     log_start_offset: int = 0
     is_clean: bool = False
     may_have_lost_unsynced: bool = True
+    may_be_in_cache_only: bool = True
 
 
 @dataclass(slots=True)
@@ -69,6 +80,8 @@ class RecoveredLog:
     scanned_bytes: int = 0
     cut_bytes: int = 0
     """Size of the torn tail that was cut off; zeros not counted."""
+    rewritten_bytes: int = 0
+    """Size of the batches that were written again as they were."""
 
 
 class LogRecovery:
@@ -114,10 +127,13 @@ class LogRecovery:
             raise self._corrupt(
                 f"the log ends below its recovery point {self._context.recovery_point}", log.log_end_offset, 0
             )
+        failpoint("storage.recovery.before_epochs")
         self._finish_epochs()
+        failpoint("storage.recovery.before_remove_snapshots")
         if ProducerSnapshots(self._filesystem, self._directory).remove_above(log.log_end_offset):
             self._is_rewritten = True
         if self._is_rewritten:
+            failpoint("storage.recovery.before_sync_dir")
             self._filesystem.sync_dir(self._directory)
         return log
 
@@ -159,24 +175,33 @@ class LogRecovery:
         for number, base_offset in enumerate(bases):
             following = bases[number + 1] if number + 1 < len(bases) else None
             is_settled = self._context.is_clean or (following is not None and following <= recovery_point)
-            segment = Segment.load(self._filesystem, self._directory, base_offset) if is_settled else None
+            segment = self._load(base_offset) if is_settled else None
             if segment is not None and following is not None and segment.next_offset != following:
                 segment = None
             if segment is None:
+                if is_settled:
+                    probe("storage.index.rebuilt_at_start")
                 segment = self._scan(base_offset, bases[number + 1 :], is_settled=is_settled)
                 if segment.next_offset != following and following is not None:
+                    failpoint("storage.recovery.before_remove_segments")
+                    probe("storage.recovery.later_segments_removed")
                     self._remove_segments(bases[number + 1 :])
                     self._log.segments.append(segment)
                     return
                 if following is not None:
+                    failpoint("storage.recovery.before_index")
                     segment.write_index()
             elif self._epochs_from_file is None:
                 self._note_epochs_of(segment)
             self._log.segments.append(segment)
 
+    def _load(self, base_offset: int) -> Segment | None:
+        has_gaps = self._log.metadata.has_gaps
+        return Segment.load(self._filesystem, self._directory, base_offset, has_gaps=has_gaps)
+
     def _scan(self, base_offset: int, following: list[int], *, is_settled: bool) -> Segment:
         """Verify one segment and cut it where it ends; decides what an unexpected end means."""
-        segment = Segment(self._filesystem, self._directory, base_offset)
+        segment = Segment(self._filesystem, self._directory, base_offset, has_gaps=self._log.metadata.has_gaps)
         file = segment.open_for_append()
         try:
             self._scan_file(segment, file, following, self._epochs_for_scan(base_offset, is_settled=is_settled))
@@ -193,17 +218,29 @@ class LogRecovery:
             expected_offset=segment.base_offset,
             verify=True,
             allow_gaps=self._log.metadata.has_gaps,
+            epochs=self._epochs_from_file,
+            epochs_below=OFFSET_MAX if self._context.is_clean else self._context.recovery_point or 0,
         )
-        self._note_batches(scan, segment, epochs)
+        if self._context.may_be_in_cache_only and not self._context.is_clean:
+            rewriting = Rewriting(scan, file, above_offset=self._context.recovery_point or 0)
+            self._note_batches(rewriting, segment, epochs)
+            self._log.rewritten_bytes += rewriting.size_bytes
+        else:
+            self._note_batches(scan, segment, epochs)
         segment.size_bytes = scan.position
         self._log.scanned_bytes += scan.position
         has_junk = scan.problem is not None and not _is_zero(file, scan.position, file_size_bytes)
         if has_junk or (following and segment.next_offset != following[0]):
             self._judge(file, scan, file_size_bytes, following, segment.next_offset)
             self._log.cut_bytes += file_size_bytes - scan.position if has_junk else 0
-        if file_size_bytes > scan.position and (has_junk or following or self._context.is_clean):
+            if has_junk:
+                probe("storage.recovery.torn_tail_cut")
+        if file_size_bytes == scan.position or has_junk or following or self._context.is_clean:
+            # Also where nothing seems to follow: a cut whose sync failed is undone by the next power loss.
+            failpoint("storage.recovery.before_trim")
             segment.trim()
         if not self._context.is_clean:
+            failpoint("storage.recovery.before_sync")
             file.sync()
             self._is_rewritten = True
 
@@ -229,9 +266,11 @@ class LogRecovery:
         """
         problem = scan.problem or f"offset {next_offset} is missing"
         if self._context.is_clean:
+            probe("storage.damage.after_clean_shutdown")
             raise self._corrupt(f"after a clean shutdown, {problem}", next_offset, scan.position)
         recovery_point = self._context.recovery_point
         if next_offset < (recovery_point or 0):
+            probe("storage.damage.below_recovery_point")
             raise self._corrupt(f"below the recovery point, {problem}", next_offset, scan.position)
         if recovery_point is not None and self._context.may_have_lost_unsynced:
             return
@@ -239,6 +278,7 @@ class LogRecovery:
             raise self._corrupt(f"before later segments, {problem}", next_offset, scan.position)
         found = find_batch_after(file, position=scan.position, end_position=file_size_bytes, offset_min=next_offset)
         if found is not None:
+            probe("storage.damage.before_sound_batch")
             raise self._corrupt(f"before a sound batch at byte {found}, {problem}", next_offset, scan.position)
 
     def _has_batches(self, base_offset: int) -> bool:
@@ -279,14 +319,7 @@ class LogRecovery:
     def _note_epochs_of(self, segment: Segment) -> None:
         file = segment.open_for_read()
         try:
-            scan = BatchScan(
-                file,
-                position=0,
-                end_position=segment.size_bytes,
-                expected_offset=segment.base_offset,
-                verify=False,
-                allow_gaps=True,
-            )
+            scan = segment.scan(file)
             scratch = Segment(self._filesystem, self._directory, segment.base_offset)
             self._note_batches(scan, scratch, self._log.leader_epochs)
         finally:
@@ -302,6 +335,8 @@ class LogRecovery:
         if not self._context.is_clean:
             log.leader_epochs.truncate_from_end(log.log_end_offset)
         log.leader_epochs.truncate_from_start(log.log_start_offset)
+        if stored is None and log.leader_epochs:
+            probe("storage.recovery.epochs_rebuilt")
         if stored != log.leader_epochs:
             content = {"entries": [list(entry) for entry in log.leader_epochs.entries]}
             write_checked(self._filesystem, self._directory, LEADER_EPOCHS_FILE, content)

@@ -2,7 +2,8 @@
 
 The file is preallocated in growing steps, so `size_bytes` (what was appended) is tracked here and may be less than the
 file's size; the rest is zeros, and is cut off when the segment is closed. Readers open the file for themselves, so a
-segment keeps a descriptor only while it is written or unsynced. Failures are `OSError`; the log decides what they mean.
+segment keeps a descriptor only while it is written or unsynced. Failures are `OSError`, and `CorruptLog` where batches
+are read; the log decides what they mean.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from logcluster.model.epochs import LeaderEpochHistory
+from logcluster.model.errors import CorruptLog
 from logcluster.model.invariants import invariant
+from logcluster.model.probes import probe
 from logcluster.record.batch import BatchHeader
+from logcluster.runtime.failpoints import failpoint
 from logcluster.storage.batch_scan import BatchScan
 from logcluster.storage.checkpoints import read_whole, write_whole
 from logcluster.storage.filesystem import Data, File, Filesystem, join
@@ -39,6 +44,7 @@ class Segment:
         "base_offset",
         "file",
         "first_timestamp_ms",
+        "has_gaps",
         "max_timestamp_ms",
         "max_timestamp_offset",
         "next_offset",
@@ -46,7 +52,7 @@ class Segment:
         "size_bytes",
     )
 
-    def __init__(self, filesystem: Filesystem, directory: str, base_offset: int) -> None:
+    def __init__(self, filesystem: Filesystem, directory: str, base_offset: int, *, has_gaps: bool = False) -> None:
         self._filesystem = filesystem
         self._directory = directory
         self._index: SparseIndex | None = SparseIndex()
@@ -55,6 +61,8 @@ class Segment:
         self.file: File | None = None
         self.base_offset = base_offset
         self.next_offset = base_offset
+        self.has_gaps = has_gaps
+        """Whether offsets may be missing between batches."""
         self.size_bytes = 0
         self.first_timestamp_ms = NO_TIMESTAMP
         self.max_timestamp_ms = NO_TIMESTAMP
@@ -62,9 +70,11 @@ class Segment:
         """Base offset of the first batch with the newest timestamp."""
 
     @classmethod
-    def load(cls, filesystem: Filesystem, directory: str, base_offset: int) -> Segment | None:
+    def load(
+        cls, filesystem: Filesystem, directory: str, base_offset: int, *, has_gaps: bool = False
+    ) -> Segment | None:
         """Take a closed segment from its index file; None when that is missing or does not fit the segment."""
-        segment = cls(filesystem, directory, base_offset)
+        segment = cls(filesystem, directory, base_offset, has_gaps=has_gaps)
         data = read_whole(filesystem, segment.index_path)
         decoded = None if data is None else SparseIndex.decode(data)
         if decoded is None:
@@ -92,7 +102,11 @@ class Segment:
 
     @property
     def index(self) -> SparseIndex:
-        """The index; read from its file, or rebuilt by a scan, when it is not in memory."""
+        """The index; read from its file, or rebuilt by a scan, when it is not in memory.
+
+        Raises:
+            CorruptLog: the scan met damage.
+        """
         index = self._index
         if index is None:
             index = self._load_index()
@@ -104,21 +118,34 @@ class Segment:
         decoded = None if data is None else SparseIndex.decode(data)
         if decoded is not None and decoded[1] == self.summary():
             return decoded[0]
-        rebuilt = Segment(self._filesystem, self._directory, self.base_offset)
-        file = self.open_for_read()
-        try:
-            for position, header in BatchScan(
-                file,
-                position=0,
-                end_position=self.size_bytes,
-                expected_offset=self.base_offset,
-                verify=False,
-                allow_gaps=True,
-            ):
-                rebuilt.note(position, header, index_interval_bytes=LogConfig().index_interval_bytes)
-        finally:
-            file.close()
-        return rebuilt.index
+        probe("storage.index.rebuilt_on_read")
+        return self.recount(self.size_bytes, LogConfig()).index
+
+    def scan(
+        self,
+        file: File,
+        position: int = 0,
+        *,
+        index: SparseIndex | None = None,
+        end_position: int | None = None,
+        epochs: LeaderEpochHistory | None = None,
+    ) -> BatchScan:
+        """Verify batch after batch from the beginning, or from a position that `index` gave."""
+        indexed_offset = None if index is None else index.offset_at(position)
+        return BatchScan(
+            file,
+            position=position,
+            end_position=self.size_bytes if end_position is None else end_position,
+            expected_offset=self.base_offset if indexed_offset is None else indexed_offset,
+            is_indexed=indexed_offset is not None,
+            verify=True,
+            allow_gaps=self.has_gaps,
+            epochs=epochs,
+        )
+
+    def damaged(self, position: int, problem: str) -> CorruptLog:
+        """The error that says what is wrong with the batch at `position`."""
+        return CorruptLog(f"{self.path}: at byte {position}: {problem}", path=self.path, position=position)
 
     def summary(self) -> SegmentSummary:
         """What the index file says of the segment."""
@@ -178,16 +205,15 @@ class Segment:
         try:
             file.preallocate(target)
         except OSError:
+            probe("storage.preallocate.failed")
             # Nothing is written yet, so this is no failure: the write that follows decides. Try again a step later.
             self._allocated_bytes = max(end, self._allocated_bytes) + config.preallocate_bytes_min
             return
         self._allocated_bytes = target
 
     def trim(self) -> None:
-        """Cut the preallocated zeros off; durable with the next sync."""
-        file = self.open_for_append()
-        if file.size() > self.size_bytes:
-            file.truncate(self.size_bytes)
+        """Cut off what follows the last batch, as preallocated zeros do; durable with the next sync."""
+        self.open_for_append().truncate(self.size_bytes)
         self._allocated_bytes = self.size_bytes
 
     def write_index(self) -> None:
@@ -195,48 +221,59 @@ class Segment:
         name = segment_stem(self.base_offset) + INDEX_SUFFIX
         write_whole(self._filesystem, self._directory, name, self.index.encode(self.summary()), durable=False)
 
-    def truncate(self, *, position: int, next_offset: int, config: LogConfig) -> None:
-        """Drop every byte from `position` on, durably."""
+    def truncate(self, left: Segment, *, next_offset: int) -> None:
+        """Drop every batch that is not in `left`, what `recount` found below the cut; durably."""
+        position = left.size_bytes
         file = self.open_for_append()
         file.truncate(position)
+        failpoint("storage.segment.truncate.before_sync")
         file.sync()
+        failpoint("storage.segment.truncate.before_remove_index")
         if self._filesystem.exists(self.index_path):
             self._filesystem.remove(self.index_path)
-        self._recount(position, config)
-        self._allocated_bytes = position
+        self._index = left.index
+        self._allocated_bytes = self.size_bytes = position
+        self.first_timestamp_ms = left.first_timestamp_ms
+        self.max_timestamp_ms = left.max_timestamp_ms
+        self.max_timestamp_offset = left.max_timestamp_offset
         self.next_offset = next_offset
 
-    def _recount(self, size_bytes: int, config: LogConfig) -> None:
-        """Bring index and timestamps in line with a smaller size, by looking at every batch left."""
-        fresh = Segment(self._filesystem, self._directory, self.base_offset)
-        file = self.open_for_append()
-        for position, header in BatchScan(
-            file, position=0, end_position=size_bytes, expected_offset=None, verify=False, allow_gaps=True
-        ):
-            fresh.note(position, header, index_interval_bytes=config.index_interval_bytes)
-        self._index = fresh.index
-        self.size_bytes = size_bytes
-        self.first_timestamp_ms = fresh.first_timestamp_ms
-        self.max_timestamp_ms = fresh.max_timestamp_ms
-        self.max_timestamp_offset = fresh.max_timestamp_offset
+    def recount(self, size_bytes: int, config: LogConfig, epochs: LeaderEpochHistory | None = None) -> Segment:
+        """Index, timestamps and end of what lies below `size_bytes`, from every batch there; nothing is changed.
 
-    def find_batch(self, offset: int) -> tuple[int, int]:
-        """Position and base offset of the first batch that reaches beyond `offset`; the end when there is none."""
+        Raises:
+            CorruptLog: a batch is damaged.
+        """
+        fresh = Segment(self._filesystem, self._directory, self.base_offset, has_gaps=self.has_gaps)
         file = self.open_for_read()
         try:
-            scan = BatchScan(
-                file,
-                position=self.index.floor(offset),
-                end_position=self.size_bytes,
-                expected_offset=None,
-                verify=False,
-                allow_gaps=True,
-            )
+            scan = self.scan(file, end_position=size_bytes, epochs=epochs)
+            for position, header in scan:
+                fresh.note(position, header, index_interval_bytes=config.index_interval_bytes)
+        finally:
+            file.close()
+        if scan.problem is not None:
+            raise self.damaged(scan.position, scan.problem)
+        fresh.size_bytes = size_bytes
+        return fresh
+
+    def find_batch(self, offset: int, epochs: LeaderEpochHistory) -> tuple[int, int]:
+        """Position and base offset of the first batch that reaches beyond `offset`; the end when there is none.
+
+        Raises:
+            CorruptLog: a batch on the way there is damaged.
+        """
+        index = self.index
+        file = self.open_for_read()
+        try:
+            scan = self.scan(file, index.floor(offset), index=index, epochs=epochs)
             for position, header in scan:
                 if header.next_offset > offset:
                     return position, header.base_offset
         finally:
             file.close()
+        if scan.problem is not None:
+            raise self.damaged(scan.position, scan.problem)
         return self.size_bytes, self.next_offset
 
     def close_file(self) -> None:
@@ -251,6 +288,7 @@ class Segment:
         for path in (self.path, self.index_path):
             if self._filesystem.exists(path):
                 self._filesystem.rename(path, path + DELETED_SUFFIX)
+                failpoint("storage.segment.mark_deleted.after_rename")
                 renamed.append(path + DELETED_SUFFIX)
         return renamed
 

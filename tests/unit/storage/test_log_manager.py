@@ -217,6 +217,20 @@ def test_deleting_a_log_while_it_is_flushed_harms_no_other(storage: Any) -> None
     assert storage.manager.failure is None
 
 
+def test_setting_a_damaged_log_aside_while_it_is_flushed_harms_no_other(storage: Any) -> None:
+    """Found by the simulator (seed 2030): the broker's whole log directory stopped."""
+    storage.append(4)
+    log = storage.log
+    pending = log.prepare_flush()
+    assert pending is not None
+    log.fail(CorruptLog("a reader found damage"))
+    assert storage.manager.replace_quarantined(storage.key)
+    pending.run()
+    log.complete_flush(pending)
+    assert log.flushed_offset == 0, "nothing of that flush counts"
+    assert storage.manager.failure is None
+
+
 def test_a_directory_that_vanishes_under_a_live_log_is_a_failure(storage: Any) -> None:
     storage.append(4)
     pending = storage.log.prepare_flush()
