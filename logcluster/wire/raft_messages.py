@@ -12,6 +12,8 @@ from logcluster.core.raft.messages import (
     ANY_DIRECTORY,
     AppendRequest,
     AppendResponse,
+    CensusRequest,
+    CensusResponse,
     Entry,
     EntryKind,
     TimeoutNowRequest,
@@ -21,6 +23,7 @@ from logcluster.core.raft.messages import (
     VoterId,
 )
 from logcluster.model.errors import InvalidRequest
+from logcluster.model.limits import VOTERS_MAX
 from logcluster.wire.gen.logcluster.internal.v1 import raft_pb2
 
 
@@ -199,3 +202,66 @@ def timeout_now_request_from_pb(message: raft_pb2.TimeoutNowRequest) -> TimeoutN
     return TimeoutNowRequest(
         term=message.term, leader_id=message.leader_id, voter=VoterId(message.voter_id, ANY_DIRECTORY)
     )
+
+
+def census_request_to_pb(request: CensusRequest, *, cluster_id: str) -> raft_pb2.CensusRequest:
+    """A question of the census on the wire."""
+    return raft_pb2.CensusRequest(
+        cluster_id=cluster_id,
+        boot_id=request.boot_id,
+        asker_id=request.asker.node_id,
+        asker_directory_id=request.asker.directory_id,
+        voter_id=request.voter.node_id,
+        voters=_voter_ids_to_pb(request.voters),
+    )
+
+
+def census_request_from_pb(message: raft_pb2.CensusRequest) -> CensusRequest:
+    """Read a question of the census, whose asker knows its disk."""
+    return CensusRequest(
+        boot_id=message.boot_id,
+        asker=_known_disk(message.asker_id, message.asker_directory_id),
+        voter=VoterId(message.voter_id, ANY_DIRECTORY),
+        voters=_voter_ids_from_pb(message.voters),
+    )
+
+
+def census_response_to_pb(response: CensusResponse) -> raft_pb2.CensusResponse:
+    """An answer to the census on the wire."""
+    return raft_pb2.CensusResponse(
+        term=response.term,
+        boot_id=response.boot_id,
+        voter_id=response.voter.node_id,
+        voter_directory_id=response.voter.directory_id,
+        voters=_voter_ids_to_pb(response.voters),
+    )
+
+
+def census_response_from_pb(message: raft_pb2.CensusResponse) -> CensusResponse:
+    """Read an answer to the census, which shows a disk."""
+    if message.term < 0:
+        raise InvalidRequest("an answer to the census names a term", term=message.term)
+    return CensusResponse(
+        term=message.term,
+        boot_id=message.boot_id,
+        voter=_known_disk(message.voter_id, message.voter_directory_id),
+        voters=_voter_ids_from_pb(message.voters),
+    )
+
+
+def _known_disk(node_id: int, raw_directory_id: bytes) -> VoterId:
+    voter_id = VoterId(node_id, directory_from_pb(raw_directory_id))
+    if voter_id.directory_id == ANY_DIRECTORY:
+        raise InvalidRequest("a node in the census shows its disk", node_id=node_id)
+    return voter_id
+
+
+def _voter_ids_to_pb(voters: Iterable[VoterId]) -> raft_pb2.VoterSet:
+    return voters_to_pb(Voter(voter.node_id, voter.directory_id) for voter in voters)
+
+
+def _voter_ids_from_pb(message: raft_pb2.VoterSet) -> tuple[VoterId, ...]:
+    voters = voters_from_pb(message)
+    if len(voters) > VOTERS_MAX or len({voter.node_id for voter in voters}) != len(voters):
+        raise InvalidRequest("not a voter set", voters=len(voters))
+    return tuple(voter.voter_id for voter in voters)

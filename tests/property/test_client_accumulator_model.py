@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import contextlib
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from logcluster.client.accumulator import Accumulator, AccumulatorOptions
 from logcluster.client.batch import Batch

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from random import Random
 
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from logcluster.core.controller.controller import Controller, ControllerConfig

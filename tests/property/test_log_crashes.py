@@ -1,13 +1,14 @@
-"""A partition log on a disk that loses power at any step, against a plain list of batches."""
+"""A partition log on a disk that fails and loses power at any step, against a plain list of batches."""
 
+import errno
 import random
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from logcluster.model.errors import StorageFailure
 from logcluster.model.ids import TopicId, TopicIdPartition, TopicPartition
 from logcluster.record.batch import read_header, stamp
 from logcluster.record.builder import BatchBuilder
@@ -197,6 +198,38 @@ class LogUnderPowerLoss(RuleBasedStateMachine):
         assert self.manager.previous_broker_epoch is None
         assert self.log.log_end_offset == self.end  # nothing written is lost with the process alone
         self.flushed = self.end
+        self.after_restart()
+
+    @rule(seed=st.integers(0, 2**32), what=st.sampled_from([("sync", ".log"), ("sync", ".json"), ("sync_dir", "")]))
+    def fail_to_sync(self, seed: int, what: tuple[str, str]) -> None:
+        """What was to be synced can be read and is not on the disk; a new process finds it and counts it as flushed."""
+        self.disk.fail_next(what[0], errno.EIO, path_contains=what[1])
+        try:
+            self.flushed = self.log.flush()
+        except StorageFailure:
+            assert self.log.flushed_offset == self.flushed
+        self.disk.forget_failures()
+        self.kill(seed)
+
+    @rule(seed=st.integers(0, 2**32), choice=st.integers(0, 100))
+    def fail_to_cut(self, seed: int, choice: int) -> None:
+        """How far the cut went is what the next process finds; from then on it stays so."""
+        offsets = [base for base, _, _, _ in self.batches if base >= self.log_start]
+        if not offsets:
+            return
+        offset = offsets[choice * len(offsets) // 101]
+        self.disk.fail_next("sync", errno.EIO, path_contains=".log")
+        with pytest.raises(StorageFailure):
+            self.log.truncate_to(offset)
+        self.disk.crash(power_loss=False, rng=random.Random(seed))
+        self.open()
+        self.flushed = self.log.log_end_offset
+        assert offset <= self.flushed <= self.end
+        self.batches = [item for item in self.batches if item[1] <= self.flushed]
+        self.epochs = [entry for entry in self.epochs if entry[1] < self.flushed]
+        self.log_start = min(self.log_start, self.flushed)
+        assert self.flushed == self.end
+        self.committed = min(self.committed, self.end)
         self.after_restart()
 
     @rule(seed=st.integers(0, 2**32), again=st.booleans())

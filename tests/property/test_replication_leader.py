@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from logcluster.core.metadata.image import PartitionRegistration
-from logcluster.core.replication.in_sync import LeaderSettings
+from logcluster.core.replication.in_sync import AlterReaction, IsrProposal, LeaderSettings
 from logcluster.core.replication.leader import LeaderState
 from logcluster.model.errors import Disconnected, FencedLeaderEpoch, IneligibleReplica, NotController
 from logcluster.model.ids import TopicId
@@ -54,7 +53,9 @@ class LeaderMachine(RuleBasedStateMachine):
         self.held = dict.fromkeys(REPLICAS, 0)
         self.held[1] = end
         self.high_watermark_before = self.leader.high_watermark
-        self.sent_to_controller = []
+        self.sent_to_controller: list[IsrProposal] = []
+        self.unanswered: list[IsrProposal] = []
+        """Copies on their way: nobody knows whether they will arrive."""
 
     @rule(count=st.integers(1, 5), flush=st.booleans())
     def append(self, count: int, flush: bool) -> None:
@@ -99,24 +100,34 @@ class LeaderMachine(RuleBasedStateMachine):
             self.sent_to_controller.append(proposal)
 
     @precondition(lambda self: self.sent_to_controller)
+    @rule(which=st.integers(0, 3))
+    def late_copy(self, which: int) -> None:
+        """A copy of an earlier proposal arrives; its answer is lost."""
+        proposal = self.sent_to_controller[-1 - which % len(self.sent_to_controller)]
+        is_lost = proposal in self.unanswered
+        if is_lost and proposal.partition_epoch == self.committed.partition_epoch:
+            self._apply(proposal)
+
+    @precondition(lambda self: self.sent_to_controller)
     @rule(apply=st.booleans(), answer=st.sampled_from(["ok", "lost", "ineligible", "stale", "elsewhere"]))
     def controller(self, apply: bool, answer: str) -> None:
         proposal = self.sent_to_controller[-1]
+        if self.leader.pending is not proposal:
+            return  # it is not sent again
         if answer == "ineligible" or proposal.partition_epoch != self.committed.partition_epoch:
-            self.leader.on_alter_error(
+            reaction = self.leader.on_alter_error(
                 proposal,
                 IneligibleReplica()
                 if proposal.partition_epoch == self.committed.partition_epoch
                 else FencedLeaderEpoch(),
                 self.now_ms,
             )
+            if reaction is AlterReaction.SETTLE:
+                assert self.leader.pending is not None
+                self.sent_to_controller.append(self.leader.pending)
             return
         if apply:
-            self.committed = replace(
-                self.committed,
-                in_sync_replicas=tuple(broker_id for broker_id, _ in proposal.members),
-                partition_epoch=proposal.partition_epoch + 1,
-            )
+            self._apply(proposal)
             if answer == "ok":
                 self.leader.on_alter_success(
                     proposal,
@@ -127,8 +138,16 @@ class LeaderMachine(RuleBasedStateMachine):
                     now_ms=self.now_ms,
                 )
                 return
-        self.leader.on_alter_error(
-            proposal, NotController() if answer == "elsewhere" and not apply else Disconnected(), self.now_ms
+        is_definite = answer == "elsewhere" and not apply
+        if not is_definite and not apply:
+            self.unanswered.append(proposal)
+        self.leader.on_alter_error(proposal, NotController() if is_definite else Disconnected(), self.now_ms)
+
+    def _apply(self, proposal: IsrProposal) -> None:
+        self.committed = replace(
+            self.committed,
+            in_sync_replicas=tuple(broker_id for broker_id, _ in proposal.members),
+            partition_epoch=proposal.partition_epoch + 1,
         )
 
     @rule()
@@ -141,10 +160,7 @@ class LeaderMachine(RuleBasedStateMachine):
             return
         leader = self.leader
         leader.check()
-        assert set(self.committed.in_sync_replicas) <= set(leader.maximal_in_sync_replicas) or (
-            self.committed.partition_epoch > leader.partition_epoch
-            and set(leader.in_sync_replicas) <= set(leader.maximal_in_sync_replicas)
-        )
+        assert set(self.committed.in_sync_replicas) <= set(leader.maximal_in_sync_replicas)
         assert leader.high_watermark >= self.high_watermark_before, "the high watermark went back"
         if leader.high_watermark > self.high_watermark_before:
             holders = {broker_id for broker_id, held in self.held.items() if held >= leader.high_watermark}

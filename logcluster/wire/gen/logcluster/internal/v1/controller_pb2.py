@@ -26,13 +26,15 @@ from logcluster.wire.gen.logcluster.internal.v1 import records_pb2 as logcluster
 from logcluster.wire.gen.logcluster.v1 import errors_pb2 as logcluster_dot_v1_dot_errors__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'logcluster/internal/v1/controller.proto\x12\x16logcluster.internal.v1\x1a$logcluster/internal/v1/records.proto\x1a\x1alogcluster/v1/errors.proto\"\"\n\x0cProbeRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"\x9e\x01\n\rProbeResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\x05\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x16\n\x0eincarnation_id\x18\x03 \x01(\x0c\x12\x14\n\x0c\x64irectory_id\x18\x04 \x01(\x0c\x12\x1a\n\rcontroller_id\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12\x0c\n\x04term\x18\x06 \x01(\x03\x42\x10\n\x0e_controller_id\"\xff\x01\n\x15RegisterBrokerRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x11\n\tbroker_id\x18\x02 \x01(\x05\x12\x16\n\x0eincarnation_id\x18\x03 \x01(\x0c\x12\x14\n\x0c\x64irectory_id\x18\x04 \x01(\x0c\x12\x0c\n\x04host\x18\x05 \x01(\t\x12\x11\n\tgrpc_port\x18\x06 \x01(\x05\x12\x11\n\tlane_port\x18\x07 \x01(\x05\x12\x11\n\thttp_port\x18\x08 \x01(\x05\x12\x0c\n\x04rack\x18\t \x01(\t\x12\"\n\x15previous_broker_epoch\x18\n \x01(\x03H\x00\x88\x01\x01\x42\x18\n\x16_previous_broker_epoch\".\n\x16RegisterBrokerResponse\x12\x14\n\x0c\x62roker_epoch\x18\x01 \x01(\x03\"\xf6\x01\n\x14\x42rokerSessionRequest\x12\x11\n\tbroker_id\x18\x01 \x01(\x05\x12\x14\n\x0c\x62roker_epoch\x18\x02 \x01(\x03\x12\x17\n\x0fmetadata_offset\x18\x03 \x01(\x03\x12\x15\n\rwant_shutdown\x18\x04 \x01(\x08\x12\x15\n\rmetadata_term\x18\x05 \x01(\x03\x12\x1c\n\x14log_directory_failed\x18\x06 \x01(\x08\x12\x10\n\x08sequence\x18\x07 \x01(\x03\x12>\n\x0f\x66\x61iled_replicas\x18\x08 \x03(\x0b\x32%.logcluster.internal.v1.FailedReplica\"J\n\rFailedReplica\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x14\n\x0cleader_epoch\x18\x03 \x01(\x05\"\xf3\x01\n\x15\x42rokerSessionResponse\x12\x36\n\x07\x65ntries\x18\x01 \x03(\x0b\x32%.logcluster.internal.v1.MetadataEntry\x12\x42\n\x08snapshot\x18\x02 \x01(\x0b\x32\x30.logcluster.internal.v1.MetadataSnapshotTransfer\x12\x11\n\tis_fenced\x18\x03 \x01(\x08\x12\x15\n\rmay_shut_down\x18\x04 \x01(\x08\x12\x0c\n\x04term\x18\x05 \x01(\x03\x12\x14\n\x0c\x63ommit_index\x18\x06 \x01(\x03\x12\x10\n\x08sequence\x18\x07 \x01(\x03\"=\n\rMetadataEntry\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0c\n\x04term\x18\x02 \x01(\x03\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"s\n\x18MetadataSnapshotTransfer\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0c\n\x04term\x18\x02 \x01(\x03\x12:\n\x08snapshot\x18\x03 \x01(\x0b\x32(.logcluster.internal.v1.MetadataSnapshot\"}\n\x16\x41lterPartitionsRequest\x12\x11\n\tbroker_id\x18\x01 \x01(\x05\x12\x14\n\x0c\x62roker_epoch\x18\x02 \x01(\x03\x12:\n\npartitions\x18\x03 \x03(\x0b\x32&.logcluster.internal.v1.AlterPartition\"\xb9\x01\n\x0e\x41lterPartition\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x14\n\x0cleader_epoch\x18\x03 \x01(\x05\x12\x17\n\x0fpartition_epoch\x18\x04 \x01(\x05\x12?\n\x14new_in_sync_replicas\x18\x05 \x03(\x0b\x32!.logcluster.internal.v1.IsrMember\x12\x12\n\nrecovering\x18\x06 \x01(\x08\"4\n\tIsrMember\x12\x11\n\tbroker_id\x18\x01 \x01(\x05\x12\x14\n\x0c\x62roker_epoch\x18\x02 \x01(\x03\"[\n\x17\x41lterPartitionsResponse\x12@\n\npartitions\x18\x01 \x03(\x0b\x32,.logcluster.internal.v1.AlterPartitionResult\"\xd6\x01\n\x14\x41lterPartitionResult\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1a.logcluster.v1.ErrorDetail\x12\x11\n\tleader_id\x18\x04 \x01(\x05\x12\x14\n\x0cleader_epoch\x18\x05 \x01(\x05\x12\x17\n\x0fpartition_epoch\x18\x06 \x01(\x05\x12\x18\n\x10in_sync_replicas\x18\x07 \x03(\x05\x12\x12\n\nrecovering\x18\x08 \x01(\x08\"E\n\x1a\x41llocateProducerIdsRequest\x12\x11\n\tbroker_id\x18\x01 \x01(\x05\x12\x14\n\x0c\x62roker_epoch\x18\x02 \x01(\x03\"G\n\x1b\x41llocateProducerIdsResponse\x12\x19\n\x11\x66irst_producer_id\x18\x01 \x01(\x03\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x32\xea\x03\n\x11\x43ontrollerService\x12o\n\x0eRegisterBroker\x12-.logcluster.internal.v1.RegisterBrokerRequest\x1a..logcluster.internal.v1.RegisterBrokerResponse\x12p\n\rBrokerSession\x12,.logcluster.internal.v1.BrokerSessionRequest\x1a-.logcluster.internal.v1.BrokerSessionResponse(\x01\x30\x01\x12r\n\x0f\x41lterPartitions\x12..logcluster.internal.v1.AlterPartitionsRequest\x1a/.logcluster.internal.v1.AlterPartitionsResponse\x12~\n\x13\x41llocateProducerIds\x12\x32.logcluster.internal.v1.AllocateProducerIdsRequest\x1a\x33.logcluster.internal.v1.AllocateProducerIdsResponse2c\n\x0bNodeService\x12T\n\x05Probe\x12$.logcluster.internal.v1.ProbeRequest\x1a%.logcluster.internal.v1.ProbeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'logcluster/internal/v1/controller.proto\x12\x16logcluster.internal.v1\x1a$logcluster/internal/v1/records.proto\x1a\x1alogcluster/v1/errors.proto\"\"\n\x0cProbeRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"\x9e\x01\n\rProbeResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\x05\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x16\n\x0eincarnation_id\x18\x03 \x01(\x0c\x12\x14\n\x0c\x64irectory_id\x18\x04 \x01(\x0c\x12\x1a\n\rcontroller_id\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12\x0c\n\x04term\x18\x06 \x01(\x03\x42\x10\n\x0e_controller_id\"\xff\x01\n\x15RegisterBrokerRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x11\n\tbroker_id\x18\x02 \x01(\x05\x12\x16\n\x0eincarnation_id\x18\x03 \x01(\x0c\x12\x14\n\x0c\x64irectory_id\x18\x04 \x01(\x0c\x12\x0c\n\x04host\x18\x05 \x01(\t\x12\x11\n\tgrpc_port\x18\x06 \x01(\x05\x12\x11\n\tlane_port\x18\x07 \x01(\x05\x12\x11\n\thttp_port\x18\x08 \x01(\x05\x12\x0c\n\x04rack\x18\t \x01(\t\x12\"\n\x15previous_broker_epoch\x18\n \x01(\x03H\x00\x88\x01\x01\x42\x18\n\x16_previous_broker_epoch\".\n\x16RegisterBrokerResponse\x12\x14\n\x0c\x62roker_epoch\x18\x01 \x01(\x03\"\xd9\x01\n\x1a\x43reateInternalTopicRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\npartitions\x18\x02 \x01(\x05\x12\x1a\n\x12replication_factor\x18\x03 \x01(\x05\x12N\n\x06\x63onfig\x18\x04 \x03(\x0b\x32>.logcluster.internal.v1.CreateInternalTopicRequest.ConfigEntry\x1a-\n\x0b\x43onfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1d\n\x1b\x43reateInternalTopicResponse\"\xf6\x01\n\x14\x42rokerSessionRequest\x12\x11\n\tbroker_id\x18\x01 \x01(\x05\x12\x14\n\x0c\x62roker_epoch\x18\x02 \x01(\x03\x12\x17\n\x0fmetadata_offset\x18\x03 \x01(\x03\x12\x15\n\rwant_shutdown\x18\x04 \x01(\x08\x12\x15\n\rmetadata_term\x18\x05 \x01(\x03\x12\x1c\n\x14log_directory_failed\x18\x06 \x01(\x08\x12\x10\n\x08sequence\x18\x07 \x01(\x03\x12>\n\x0f\x66\x61iled_replicas\x18\x08 \x03(\x0b\x32%.logcluster.internal.v1.FailedReplica\"J\n\rFailedReplica\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x14\n\x0cleader_epoch\x18\x03 \x01(\x05\"\xf3\x01\n\x15\x42rokerSessionResponse\x12\x36\n\x07\x65ntries\x18\x01 \x03(\x0b\x32%.logcluster.internal.v1.MetadataEntry\x12\x42\n\x08snapshot\x18\x02 \x01(\x0b\x32\x30.logcluster.internal.v1.MetadataSnapshotTransfer\x12\x11\n\tis_fenced\x18\x03 \x01(\x08\x12\x15\n\rmay_shut_down\x18\x04 \x01(\x08\x12\x0c\n\x04term\x18\x05 \x01(\x03\x12\x14\n\x0c\x63ommit_index\x18\x06 \x01(\x03\x12\x10\n\x08sequence\x18\x07 \x01(\x03\"=\n\rMetadataEntry\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0c\n\x04term\x18\x02 \x01(\x03\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"s\n\x18MetadataSnapshotTransfer\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0c\n\x04term\x18\x02 \x01(\x03\x12:\n\x08snapshot\x18\x03 \x01(\x0b\x32(.logcluster.internal.v1.MetadataSnapshot\"}\n\x16\x41lterPartitionsRequest\x12\x11\n\tbroker_id\x18\x01 \x01(\x05\x12\x14\n\x0c\x62roker_epoch\x18\x02 \x01(\x03\x12:\n\npartitions\x18\x03 \x03(\x0b\x32&.logcluster.internal.v1.AlterPartition\"\xb9\x01\n\x0e\x41lterPartition\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x14\n\x0cleader_epoch\x18\x03 \x01(\x05\x12\x17\n\x0fpartition_epoch\x18\x04 \x01(\x05\x12?\n\x14new_in_sync_replicas\x18\x05 \x03(\x0b\x32!.logcluster.internal.v1.IsrMember\x12\x12\n\nrecovering\x18\x06 \x01(\x08\"4\n\tIsrMember\x12\x11\n\tbroker_id\x18\x01 \x01(\x05\x12\x14\n\x0c\x62roker_epoch\x18\x02 \x01(\x03\"[\n\x17\x41lterPartitionsResponse\x12@\n\npartitions\x18\x01 \x03(\x0b\x32,.logcluster.internal.v1.AlterPartitionResult\"\xd6\x01\n\x14\x41lterPartitionResult\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1a.logcluster.v1.ErrorDetail\x12\x11\n\tleader_id\x18\x04 \x01(\x05\x12\x14\n\x0cleader_epoch\x18\x05 \x01(\x05\x12\x17\n\x0fpartition_epoch\x18\x06 \x01(\x05\x12\x18\n\x10in_sync_replicas\x18\x07 \x03(\x05\x12\x12\n\nrecovering\x18\x08 \x01(\x08\"E\n\x1a\x41llocateProducerIdsRequest\x12\x11\n\tbroker_id\x18\x01 \x01(\x05\x12\x14\n\x0c\x62roker_epoch\x18\x02 \x01(\x03\"G\n\x1b\x41llocateProducerIdsResponse\x12\x19\n\x11\x66irst_producer_id\x18\x01 \x01(\x03\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x32\xea\x04\n\x11\x43ontrollerService\x12o\n\x0eRegisterBroker\x12-.logcluster.internal.v1.RegisterBrokerRequest\x1a..logcluster.internal.v1.RegisterBrokerResponse\x12p\n\rBrokerSession\x12,.logcluster.internal.v1.BrokerSessionRequest\x1a-.logcluster.internal.v1.BrokerSessionResponse(\x01\x30\x01\x12r\n\x0f\x41lterPartitions\x12..logcluster.internal.v1.AlterPartitionsRequest\x1a/.logcluster.internal.v1.AlterPartitionsResponse\x12~\n\x13\x41llocateProducerIds\x12\x32.logcluster.internal.v1.AllocateProducerIdsRequest\x1a\x33.logcluster.internal.v1.AllocateProducerIdsResponse\x12~\n\x13\x43reateInternalTopic\x12\x32.logcluster.internal.v1.CreateInternalTopicRequest\x1a\x33.logcluster.internal.v1.CreateInternalTopicResponse2c\n\x0bNodeService\x12T\n\x05Probe\x12$.logcluster.internal.v1.ProbeRequest\x1a%.logcluster.internal.v1.ProbeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'logcluster.internal.v1.controller_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_CREATEINTERNALTOPICREQUEST_CONFIGENTRY']._loaded_options = None
+  _globals['_CREATEINTERNALTOPICREQUEST_CONFIGENTRY']._serialized_options = b'8\001'
   _globals['_PROBEREQUEST']._serialized_start=133
   _globals['_PROBEREQUEST']._serialized_end=167
   _globals['_PROBERESPONSE']._serialized_start=170
@@ -41,32 +43,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTERBROKERREQUEST']._serialized_end=586
   _globals['_REGISTERBROKERRESPONSE']._serialized_start=588
   _globals['_REGISTERBROKERRESPONSE']._serialized_end=634
-  _globals['_BROKERSESSIONREQUEST']._serialized_start=637
-  _globals['_BROKERSESSIONREQUEST']._serialized_end=883
-  _globals['_FAILEDREPLICA']._serialized_start=885
-  _globals['_FAILEDREPLICA']._serialized_end=959
-  _globals['_BROKERSESSIONRESPONSE']._serialized_start=962
-  _globals['_BROKERSESSIONRESPONSE']._serialized_end=1205
-  _globals['_METADATAENTRY']._serialized_start=1207
-  _globals['_METADATAENTRY']._serialized_end=1268
-  _globals['_METADATASNAPSHOTTRANSFER']._serialized_start=1270
-  _globals['_METADATASNAPSHOTTRANSFER']._serialized_end=1385
-  _globals['_ALTERPARTITIONSREQUEST']._serialized_start=1387
-  _globals['_ALTERPARTITIONSREQUEST']._serialized_end=1512
-  _globals['_ALTERPARTITION']._serialized_start=1515
-  _globals['_ALTERPARTITION']._serialized_end=1700
-  _globals['_ISRMEMBER']._serialized_start=1702
-  _globals['_ISRMEMBER']._serialized_end=1754
-  _globals['_ALTERPARTITIONSRESPONSE']._serialized_start=1756
-  _globals['_ALTERPARTITIONSRESPONSE']._serialized_end=1847
-  _globals['_ALTERPARTITIONRESULT']._serialized_start=1850
-  _globals['_ALTERPARTITIONRESULT']._serialized_end=2064
-  _globals['_ALLOCATEPRODUCERIDSREQUEST']._serialized_start=2066
-  _globals['_ALLOCATEPRODUCERIDSREQUEST']._serialized_end=2135
-  _globals['_ALLOCATEPRODUCERIDSRESPONSE']._serialized_start=2137
-  _globals['_ALLOCATEPRODUCERIDSRESPONSE']._serialized_end=2208
-  _globals['_CONTROLLERSERVICE']._serialized_start=2211
-  _globals['_CONTROLLERSERVICE']._serialized_end=2701
-  _globals['_NODESERVICE']._serialized_start=2703
-  _globals['_NODESERVICE']._serialized_end=2802
+  _globals['_CREATEINTERNALTOPICREQUEST']._serialized_start=637
+  _globals['_CREATEINTERNALTOPICREQUEST']._serialized_end=854
+  _globals['_CREATEINTERNALTOPICREQUEST_CONFIGENTRY']._serialized_start=809
+  _globals['_CREATEINTERNALTOPICREQUEST_CONFIGENTRY']._serialized_end=854
+  _globals['_CREATEINTERNALTOPICRESPONSE']._serialized_start=856
+  _globals['_CREATEINTERNALTOPICRESPONSE']._serialized_end=885
+  _globals['_BROKERSESSIONREQUEST']._serialized_start=888
+  _globals['_BROKERSESSIONREQUEST']._serialized_end=1134
+  _globals['_FAILEDREPLICA']._serialized_start=1136
+  _globals['_FAILEDREPLICA']._serialized_end=1210
+  _globals['_BROKERSESSIONRESPONSE']._serialized_start=1213
+  _globals['_BROKERSESSIONRESPONSE']._serialized_end=1456
+  _globals['_METADATAENTRY']._serialized_start=1458
+  _globals['_METADATAENTRY']._serialized_end=1519
+  _globals['_METADATASNAPSHOTTRANSFER']._serialized_start=1521
+  _globals['_METADATASNAPSHOTTRANSFER']._serialized_end=1636
+  _globals['_ALTERPARTITIONSREQUEST']._serialized_start=1638
+  _globals['_ALTERPARTITIONSREQUEST']._serialized_end=1763
+  _globals['_ALTERPARTITION']._serialized_start=1766
+  _globals['_ALTERPARTITION']._serialized_end=1951
+  _globals['_ISRMEMBER']._serialized_start=1953
+  _globals['_ISRMEMBER']._serialized_end=2005
+  _globals['_ALTERPARTITIONSRESPONSE']._serialized_start=2007
+  _globals['_ALTERPARTITIONSRESPONSE']._serialized_end=2098
+  _globals['_ALTERPARTITIONRESULT']._serialized_start=2101
+  _globals['_ALTERPARTITIONRESULT']._serialized_end=2315
+  _globals['_ALLOCATEPRODUCERIDSREQUEST']._serialized_start=2317
+  _globals['_ALLOCATEPRODUCERIDSREQUEST']._serialized_end=2386
+  _globals['_ALLOCATEPRODUCERIDSRESPONSE']._serialized_start=2388
+  _globals['_ALLOCATEPRODUCERIDSRESPONSE']._serialized_end=2459
+  _globals['_CONTROLLERSERVICE']._serialized_start=2462
+  _globals['_CONTROLLERSERVICE']._serialized_end=3080
+  _globals['_NODESERVICE']._serialized_start=3082
+  _globals['_NODESERVICE']._serialized_end=3181
 # @@protoc_insertion_point(module_scope)

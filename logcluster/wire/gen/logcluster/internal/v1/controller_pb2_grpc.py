@@ -55,6 +55,11 @@ class ControllerServiceStub:
                 request_serializer=logcluster_dot_internal_dot_v1_dot_controller__pb2.AllocateProducerIdsRequest.SerializeToString,
                 response_deserializer=logcluster_dot_internal_dot_v1_dot_controller__pb2.AllocateProducerIdsResponse.FromString,
                 _registered_method=True)
+        self.CreateInternalTopic = channel.unary_unary(
+                '/logcluster.internal.v1.ControllerService/CreateInternalTopic',
+                request_serializer=logcluster_dot_internal_dot_v1_dot_controller__pb2.CreateInternalTopicRequest.SerializeToString,
+                response_deserializer=logcluster_dot_internal_dot_v1_dot_controller__pb2.CreateInternalTopicResponse.FromString,
+                _registered_method=True)
 
 
 class ControllerServiceServicer:
@@ -89,6 +94,13 @@ class ControllerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateInternalTopic(self, request, context):
+        """Make a topic that the cluster keeps for itself; its name begins with two underscores. It may exist already.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControllerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +123,11 @@ def add_ControllerServiceServicer_to_server(servicer, server):
                     servicer.AllocateProducerIds,
                     request_deserializer=logcluster_dot_internal_dot_v1_dot_controller__pb2.AllocateProducerIdsRequest.FromString,
                     response_serializer=logcluster_dot_internal_dot_v1_dot_controller__pb2.AllocateProducerIdsResponse.SerializeToString,
+            ),
+            'CreateInternalTopic': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateInternalTopic,
+                    request_deserializer=logcluster_dot_internal_dot_v1_dot_controller__pb2.CreateInternalTopicRequest.FromString,
+                    response_serializer=logcluster_dot_internal_dot_v1_dot_controller__pb2.CreateInternalTopicResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +239,33 @@ class ControllerService:
             '/logcluster.internal.v1.ControllerService/AllocateProducerIds',
             logcluster_dot_internal_dot_v1_dot_controller__pb2.AllocateProducerIdsRequest.SerializeToString,
             logcluster_dot_internal_dot_v1_dot_controller__pb2.AllocateProducerIdsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateInternalTopic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/logcluster.internal.v1.ControllerService/CreateInternalTopic',
+            logcluster_dot_internal_dot_v1_dot_controller__pb2.CreateInternalTopicRequest.SerializeToString,
+            logcluster_dot_internal_dot_v1_dot_controller__pb2.CreateInternalTopicResponse.FromString,
             options,
             channel_credentials,
             insecure,

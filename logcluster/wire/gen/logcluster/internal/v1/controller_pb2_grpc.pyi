@@ -41,6 +41,8 @@ class ControllerServiceStub:
     """The leader of partitions proposes other in-sync replicas."""
     AllocateProducerIds: _grpc.UnaryUnaryMultiCallable[_controller_pb2.AllocateProducerIdsRequest, _controller_pb2.AllocateProducerIdsResponse]
     """A block of producer ids that nobody else gets."""
+    CreateInternalTopic: _grpc.UnaryUnaryMultiCallable[_controller_pb2.CreateInternalTopicRequest, _controller_pb2.CreateInternalTopicResponse]
+    """Make a topic that the cluster keeps for itself; its name begins with two underscores. It may exist already."""
 
 @_typing.type_check_only
 class ControllerServiceAsyncStub(ControllerServiceStub):
@@ -55,6 +57,8 @@ class ControllerServiceAsyncStub(ControllerServiceStub):
     """The leader of partitions proposes other in-sync replicas."""
     AllocateProducerIds: _aio.UnaryUnaryMultiCallable[_controller_pb2.AllocateProducerIdsRequest, _controller_pb2.AllocateProducerIdsResponse]  # type: ignore[assignment]
     """A block of producer ids that nobody else gets."""
+    CreateInternalTopic: _aio.UnaryUnaryMultiCallable[_controller_pb2.CreateInternalTopicRequest, _controller_pb2.CreateInternalTopicResponse]  # type: ignore[assignment]
+    """Make a topic that the cluster keeps for itself; its name begins with two underscores. It may exist already."""
 
 class ControllerServiceServicer(metaclass=_abc_1.ABCMeta):
     """What brokers ask of the active controller."""
@@ -90,6 +94,14 @@ class ControllerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_controller_pb2.AllocateProducerIdsResponse, _abc.Awaitable[_controller_pb2.AllocateProducerIdsResponse]]:
         """A block of producer ids that nobody else gets."""
+
+    @_abc_1.abstractmethod
+    def CreateInternalTopic(
+        self,
+        request: _controller_pb2.CreateInternalTopicRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_controller_pb2.CreateInternalTopicResponse, _abc.Awaitable[_controller_pb2.CreateInternalTopicResponse]]:
+        """Make a topic that the cluster keeps for itself; its name begins with two underscores. It may exist already."""
 
 def add_ControllerServiceServicer_to_server(servicer: ControllerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -397,3 +397,77 @@ class TimeoutNowResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TimeoutNowResponse: _TypeAlias = TimeoutNowResponse  # noqa: Y015
+
+@_typing.final
+class CensusRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    BOOT_ID_FIELD_NUMBER: _builtins.int
+    ASKER_ID_FIELD_NUMBER: _builtins.int
+    ASKER_DIRECTORY_ID_FIELD_NUMBER: _builtins.int
+    VOTER_ID_FIELD_NUMBER: _builtins.int
+    VOTERS_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.str
+    boot_id: _builtins.int
+    """Drawn by the asking process; the answer repeats it."""
+    asker_id: _builtins.int
+    asker_directory_id: _builtins.bytes
+    voter_id: _builtins.int
+    """Whom the question is meant for."""
+    @_builtins.property
+    def voters(self) -> Global___VoterSet:
+        """First voters that the asker's disk has accepted; empty if none. Their addresses are left out."""
+
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.str = ...,
+        boot_id: _builtins.int = ...,
+        asker_id: _builtins.int = ...,
+        asker_directory_id: _builtins.bytes = ...,
+        voter_id: _builtins.int = ...,
+        voters: Global___VoterSet | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["voters", b"voters"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asker_directory_id", b"asker_directory_id", "asker_id", b"asker_id", "boot_id", b"boot_id", "cluster_id", b"cluster_id", "voter_id", b"voter_id", "voters", b"voters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CensusRequest: _TypeAlias = CensusRequest  # noqa: Y015
+
+@_typing.final
+class CensusResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    BOOT_ID_FIELD_NUMBER: _builtins.int
+    VOTER_ID_FIELD_NUMBER: _builtins.int
+    VOTER_DIRECTORY_ID_FIELD_NUMBER: _builtins.int
+    VOTERS_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    """0: the disk never took part in anything."""
+    boot_id: _builtins.int
+    voter_id: _builtins.int
+    voter_directory_id: _builtins.bytes
+    @_builtins.property
+    def voters(self) -> Global___VoterSet:
+        """First voters that this disk has accepted, or the voters in force; empty if it knows none."""
+
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        boot_id: _builtins.int = ...,
+        voter_id: _builtins.int = ...,
+        voter_directory_id: _builtins.bytes = ...,
+        voters: Global___VoterSet | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["voters", b"voters"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "term", b"term", "voter_directory_id", b"voter_directory_id", "voter_id", b"voter_id", "voters", b"voters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CensusResponse: _TypeAlias = CensusResponse  # noqa: Y015

@@ -55,6 +55,11 @@ class RaftServiceStub:
                 request_serializer=logcluster_dot_internal_dot_v1_dot_raft__pb2.TimeoutNowRequest.SerializeToString,
                 response_deserializer=logcluster_dot_internal_dot_v1_dot_raft__pb2.TimeoutNowResponse.FromString,
                 _registered_method=True)
+        self.Census = channel.unary_unary(
+                '/logcluster.internal.v1.RaftService/Census',
+                request_serializer=logcluster_dot_internal_dot_v1_dot_raft__pb2.CensusRequest.SerializeToString,
+                response_deserializer=logcluster_dot_internal_dot_v1_dot_raft__pb2.CensusResponse.FromString,
+                _registered_method=True)
 
 
 class RaftServiceServicer:
@@ -85,6 +90,13 @@ class RaftServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Census(self, request, context):
+        """Before the first election of a cluster: who is there, with which disk.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RaftServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -107,6 +119,11 @@ def add_RaftServiceServicer_to_server(servicer, server):
                     servicer.TimeoutNow,
                     request_deserializer=logcluster_dot_internal_dot_v1_dot_raft__pb2.TimeoutNowRequest.FromString,
                     response_serializer=logcluster_dot_internal_dot_v1_dot_raft__pb2.TimeoutNowResponse.SerializeToString,
+            ),
+            'Census': grpc.unary_unary_rpc_method_handler(
+                    servicer.Census,
+                    request_deserializer=logcluster_dot_internal_dot_v1_dot_raft__pb2.CensusRequest.FromString,
+                    response_serializer=logcluster_dot_internal_dot_v1_dot_raft__pb2.CensusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -218,6 +235,33 @@ class RaftService:
             '/logcluster.internal.v1.RaftService/TimeoutNow',
             logcluster_dot_internal_dot_v1_dot_raft__pb2.TimeoutNowRequest.SerializeToString,
             logcluster_dot_internal_dot_v1_dot_raft__pb2.TimeoutNowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Census(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/logcluster.internal.v1.RaftService/Census',
+            logcluster_dot_internal_dot_v1_dot_raft__pb2.CensusRequest.SerializeToString,
+            logcluster_dot_internal_dot_v1_dot_raft__pb2.CensusResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class RaftServiceStub:
     AppendEntries: _grpc.UnaryUnaryMultiCallable[_raft_pb2.AppendEntriesRequest, _raft_pb2.AppendEntriesResponse]
     InstallSnapshot: _grpc.UnaryUnaryMultiCallable[_raft_pb2.InstallSnapshotRequest, _raft_pb2.InstallSnapshotResponse]
     TimeoutNow: _grpc.UnaryUnaryMultiCallable[_raft_pb2.TimeoutNowRequest, _raft_pb2.TimeoutNowResponse]
+    Census: _grpc.UnaryUnaryMultiCallable[_raft_pb2.CensusRequest, _raft_pb2.CensusResponse]
+    """Before the first election of a cluster: who is there, with which disk."""
 
 @_typing.type_check_only
 class RaftServiceAsyncStub(RaftServiceStub):
@@ -47,6 +49,8 @@ class RaftServiceAsyncStub(RaftServiceStub):
     AppendEntries: _aio.UnaryUnaryMultiCallable[_raft_pb2.AppendEntriesRequest, _raft_pb2.AppendEntriesResponse]  # type: ignore[assignment]
     InstallSnapshot: _aio.UnaryUnaryMultiCallable[_raft_pb2.InstallSnapshotRequest, _raft_pb2.InstallSnapshotResponse]  # type: ignore[assignment]
     TimeoutNow: _aio.UnaryUnaryMultiCallable[_raft_pb2.TimeoutNowRequest, _raft_pb2.TimeoutNowResponse]  # type: ignore[assignment]
+    Census: _aio.UnaryUnaryMultiCallable[_raft_pb2.CensusRequest, _raft_pb2.CensusResponse]  # type: ignore[assignment]
+    """Before the first election of a cluster: who is there, with which disk."""
 
 class RaftServiceServicer(metaclass=_abc_1.ABCMeta):
     """The metadata quorum's own consensus (Raft; Ongaro 2014). Voters only."""
@@ -78,5 +82,13 @@ class RaftServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _raft_pb2.TimeoutNowRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_raft_pb2.TimeoutNowResponse, _abc.Awaitable[_raft_pb2.TimeoutNowResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Census(
+        self,
+        request: _raft_pb2.CensusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_raft_pb2.CensusResponse, _abc.Awaitable[_raft_pb2.CensusResponse]]:
+        """Before the first election of a cluster: who is there, with which disk."""
 
 def add_RaftServiceServicer_to_server(servicer: RaftServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
