@@ -7,8 +7,10 @@ component that cannot go on ends the node with its reason, so that a half-dead n
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -20,6 +22,7 @@ import grpc.aio
 from logcluster.api.admin_service import AdminServicer
 from logcluster.api.controller_service import ControllerServicer
 from logcluster.api.data_service import DataServicer
+from logcluster.api.group_service import GroupServicer
 from logcluster.api.http_endpoint import HttpEndpoint, json_page
 from logcluster.api.metadata_service import MetadataServicer
 from logcluster.api.node_service import ControllerView, NodeServicer
@@ -43,8 +46,9 @@ from logcluster.config import NodeConfig
 from logcluster.core.controller.controller import ControllerConfig
 from logcluster.core.raft.config import RaftConfig
 from logcluster.core.raft.messages import Voter
-from logcluster.model.errors import Disconnected, InvalidConfig, LogClusterError
+from logcluster.model.errors import Disconnected, InvalidConfig, LogClusterError, StorageFailure
 from logcluster.model.ids import Endpoint
+from logcluster.node_groups import NodeGroups
 from logcluster.observability import logs
 from logcluster.observability.metrics import Metrics
 from logcluster.rpc.channels import ChannelPool
@@ -52,8 +56,8 @@ from logcluster.rpc.grpc_carrier import GrpcServer, build_grpc_server
 from logcluster.rpc.interceptors import Boundary
 from logcluster.rpc.lane.network import LaneNetwork
 from logcluster.rpc.lane.server import LaneServer
-from logcluster.runtime import process
-from logcluster.runtime.clock import Clock, SystemClock
+from logcluster.runtime import failpoints, process
+from logcluster.runtime.clock import Clock, SystemClock, block_ms
 from logcluster.runtime.disk import DiskExecutor, ThreadedDisk
 from logcluster.runtime.entropy import Entropy, SystemEntropy
 from logcluster.storage.filesystem import Filesystem
@@ -62,13 +66,19 @@ from logcluster.storage.log_manager import LogManager
 from logcluster.storage.posix_filesystem import PosixFilesystem
 from logcluster.storage.raft_store import RaftStore
 from logcluster.wire.gen.logcluster.internal.v1 import controller_pb2_grpc, raft_pb2_grpc, replication_pb2_grpc
-from logcluster.wire.gen.logcluster.v1 import admin_pb2_grpc, data_pb2_grpc, metadata_pb2, metadata_pb2_grpc
+from logcluster.wire.gen.logcluster.v1 import (
+    admin_pb2_grpc,
+    data_pb2_grpc,
+    groups_pb2_grpc,
+    metadata_pb2,
+    metadata_pb2_grpc,
+)
 from logcluster.wire.status import error_from_rpc
 
 SHUTDOWN_TIMEOUT_MS: Final = 10_000
 RESIGN_TIMEOUT_MS: Final = 2_000
 DRAIN_GRACE_MS: Final = 1_000
-PUBLIC_SERVICES: Final = ("logcluster.v1.DataService", "logcluster.v1.MetadataService", "logcluster.v1.AdminService")
+PUBLIC_SERVICES: Final = tuple(f"logcluster.v1.{name}Service" for name in ("Data", "Metadata", "Admin", "Group"))
 
 log = logs.get_logger("node")
 
@@ -79,6 +89,7 @@ class Node:
     Args:
         config: what it is told.
         clock, entropy, disk, filesystem, open_store, network: the outside; the simulator hands in its own.
+        lane_only: leave out the gRPC and HTTP listeners, which need real sockets.
     """
 
     def __init__(
@@ -91,6 +102,7 @@ class Node:
         filesystem: Filesystem | None = None,
         open_store: Callable[[str], KeyValueStore] | None = None,
         network: LaneNetwork | None = None,
+        lane_only: bool = False,
     ) -> None:
         self.config = config
         self._clock = clock or SystemClock()
@@ -99,6 +111,7 @@ class Node:
         self._filesystem = filesystem or PosixFilesystem()
         self._open_store = open_store or (lambda path: RocksKeyValueStore(Path(path)))
         self._network = network
+        self._is_lane_only = lane_only
         self._stack = AsyncExitStack()
         self._incarnation_id = self._entropy.random_id()
         self._fatal: BaseException | None = None
@@ -171,6 +184,8 @@ class Node:
             await self._stack.enter_async_context(self.raft)
         if self.config.is_broker:
             await self.replicas.start()
+            if self.groups is not None:
+                self.groups.start()
             await self._stack.enter_async_context(self.lifecycle)
         log.info("node_started", roles=list(self.config.node.roles), lane=str(self.lane_endpoint))
 
@@ -259,6 +274,7 @@ class Node:
             election_timeout_ms_max=2 * timeout_ms,
             stickiness_ms=min(timeout_ms, max(200, 2 * heartbeat_ms)),
             check_quorum_ms=timeout_ms * 3 // 2,
+            trailing_entries=config.quorum.trailing_entries,
         )
 
     def _raft_peer(self, node_id: int) -> StubRaftPeer:
@@ -319,6 +335,8 @@ class Node:
                 cluster_id=config.cluster.id,
                 replica_lag_time_ms_max=config.broker.replica_lag_time_max_ms,
                 flush_workers_max=config.data.flush_threads,
+                segment_bytes_max=config.data.segment_bytes_max,
+                tail_cache_bytes_max=config.data.tail_cache_bytes_max,
                 upkeep=UpkeepSettings(
                     checkpoint_interval_ms=config.data.checkpoint_interval_ms,
                     retention_check_interval_ms=config.broker.retention_check_interval_ms,
@@ -337,6 +355,32 @@ class Node:
         )
         self.hosted = HostedReplicas(self.replicas, self._clock)
         self.loader.subscribe(self.replicas)
+        self.groups = self._build_groups() if config.is_broker else None
+
+    def _build_groups(self) -> NodeGroups:
+        groups = NodeGroups(
+            self.config,
+            store=self._open_derived_store(f"{self.config.data.dir}/coordinators"),
+            replicas=self.replicas,
+            controller=self.client,
+            loader=self.loader,
+            channels=self.channels,
+            clock=self._clock,
+            disk=self._disk,
+            on_fault=self._fault,
+        )
+        self.loader.subscribe(groups.runtime)
+        self._stack.push_async_callback(groups.close)
+        return groups
+
+    def _open_derived_store(self, path: str) -> KeyValueStore:
+        """Open what can be read again from the logs; one that is damaged is begun anew."""
+        try:
+            return self._open_store(path)
+        except StorageFailure as error:
+            log.warning("coordinator_store_begun_anew", error=error.message)
+            shutil.rmtree(path, ignore_errors=True)
+            return self._open_store(path)
 
     # -- listeners -----------------------------------------------------------------------------------------------
 
@@ -352,7 +396,9 @@ class Node:
         self.lane = LaneServer(
             clock=self._clock, boundary=Boundary(), name=f"lane-{config.node.id}", network=self._network
         )
-        self.grpc: GrpcServer = build_grpc_server(clock=self._clock, reflected_services=PUBLIC_SERVICES)
+        self.grpc: GrpcServer | None = None
+        if not self._is_lane_only:
+            self.grpc = build_grpc_server(clock=self._clock, reflected_services=PUBLIC_SERVICES)
         self.http = HttpEndpoint(
             {
                 "/livez": lambda: json_page(200, {"node_id": config.node.id, "live": True}),
@@ -384,11 +430,14 @@ class Node:
             loader=self.loader,
             replicas=self.hosted,
         )
-        for server in (self.lane, self.grpc):
+        for server in filter(None, (self.lane, self.grpc)):
             target: Any = server
             data_pb2_grpc.add_DataServiceServicer_to_server(data, target)
             metadata_pb2_grpc.add_MetadataServiceServicer_to_server(metadata, target)
             admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, target)
+            if self.groups is not None:
+                groups = GroupServicer(self.groups.host, coordinator_id=config.node.id)
+                groups_pb2_grpc.add_GroupServiceServicer_to_server(groups, target)
         # What brokers say among themselves is only on the lane.
         lane: Any = self.lane
         node = NodeServicer(
@@ -406,12 +455,14 @@ class Node:
 
     async def _start_servers(self) -> None:
         listeners = self.config.listeners
-        stop_lane, stop_grpc = partial(self.lane.stop, DRAIN_GRACE_MS), partial(self.grpc.stop, DRAIN_GRACE_MS)
-        for key, port, start, stop in (
-            ("http_port", listeners.http_port, self.http.start, self.http.stop),
-            ("grpc_port", listeners.grpc_port, self.grpc.start, stop_grpc),
-            ("lane_port", listeners.lane_port, self.lane.start, stop_lane),
-        ):
+        servers: list[tuple[str, int, Callable[[str, int], Awaitable[object]], Callable[[], Awaitable[None]]]] = []
+        if self.grpc is not None:
+            servers.append(("http_port", listeners.http_port, self.http.start, self.http.stop))
+            stop_grpc = partial(self.grpc.stop, DRAIN_GRACE_MS)
+            servers.append(("grpc_port", listeners.grpc_port, self.grpc.start, stop_grpc))
+        stop_lane = partial(self.lane.stop, DRAIN_GRACE_MS)
+        servers.append(("lane_port", listeners.lane_port, self.lane.start, stop_lane))
+        for key, port, start, stop in servers:
             try:
                 await start(listeners.host, port)
                 self._stack.push_async_callback(stop)
@@ -436,7 +487,8 @@ class Node:
     def _facts(self) -> NodeFacts:
         reasons = []
         if self.controller is not None and self._controller_view().controller_id is None:
-            reasons.append("the metadata quorum has no leader")
+            hindrance = self.raft.hindrance if self.raft is not None else None
+            reasons.append(f"the metadata quorum has no leader{f': {hindrance}' if hindrance else ''}")
         if self.logs.failure is not None:
             reasons.append(f"the log directory has failed: {self.logs.failure.message}")
         if not self.config.is_broker:
@@ -520,12 +572,15 @@ async def serve(config: NodeConfig) -> None:
 def run(config: NodeConfig) -> int:
     """Run one node in this process; returns the exit code: 0 after a signal.
 
+    `LOGCLUSTER_FAILPOINTS` arms failpoints, for tests (docs/failpoints.md).
+
     Raises:
-        LogClusterError: as `serve`.
+        LogClusterError: as `serve`; or the failpoints are not understood.
     """
     logs.configure(level=config.log.level, format_name=config.log.format, node_id=config.node.id)
     process.tune_memory()
     process.raise_open_files_limit()
+    failpoints.install_from_text(os.environ.get(failpoints.ENVIRONMENT_VARIABLE, ""), block_ms=block_ms)
 
     async def main() -> int:
         await serve(config)

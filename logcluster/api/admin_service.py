@@ -26,9 +26,9 @@ from logcluster.core.controller.requests import (
 )
 from logcluster.core.metadata.image import MetadataImage
 from logcluster.core.metadata.topic_config import CONFIG_KEYS
-from logcluster.model.errors import LogClusterError, NotController, UnknownTopicOrPartition
-from logcluster.wire.gen.logcluster.v1 import admin_pb2 as pb
-from logcluster.wire.gen.logcluster.v1 import admin_pb2_grpc
+from logcluster.model.errors import InvalidTopic, LogClusterError, NotController, UnknownTopicOrPartition
+from logcluster.model.internal_topics import is_internal
+from logcluster.wire.gen.logcluster.v1 import admin_pb2 as pb, admin_pb2_grpc
 from logcluster.wire.status import error_detail
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -203,6 +203,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         for item in request.partitions:
             result = pb.DeleteRecordsResult(topic=item.topic, partition=item.partition)
             try:
+                if is_internal(item.topic):
+                    raise InvalidTopic(f"{item.topic!r} is a topic of the cluster's own")
                 result.log_start_offset = await self._replicas.delete_records(
                     item.topic, item.partition, None if item.before_offset < 0 else item.before_offset
                 )

@@ -15,17 +15,20 @@ from logcluster.core.controller.requests import (
     AlterPartition,
     AlterPartitionResult,
     AlterPartitions,
+    CreateTopics,
     FailedReplica,
     Heartbeat,
     IsrMember,
+    NewTopic,
     RegisterBroker,
     RegisterBrokerResult,
+    TopicResult,
 )
-from logcluster.model.errors import InvalidRequest, LogClusterError
+from logcluster.model.errors import InvalidRequest, InvalidTopic, LogClusterError, TopicAlreadyExists
 from logcluster.model.ids import TopicId
+from logcluster.model.internal_topics import is_internal
 from logcluster.runtime.scope import TaskScope
-from logcluster.wire.gen.logcluster.internal.v1 import controller_pb2 as pb
-from logcluster.wire.gen.logcluster.internal.v1 import controller_pb2_grpc
+from logcluster.wire.gen.logcluster.internal.v1 import controller_pb2 as pb, controller_pb2_grpc
 from logcluster.wire.records import snapshot_to_pb
 from logcluster.wire.status import error_detail
 
@@ -80,6 +83,31 @@ class ControllerServicer(controller_pb2_grpc.ControllerServiceServicer):
         )
         block = cast(AllocateProducerIdsResult, result)
         return pb.AllocateProducerIdsResponse(first_producer_id=block.first_producer_id, count=block.count)
+
+    async def CreateInternalTopic(  # noqa: N802
+        self, request: pb.CreateInternalTopicRequest, context: Context
+    ) -> pb.CreateInternalTopicResponse:
+        """Make a topic of the cluster's own, if it is not there.
+
+        Raises:
+            InvalidTopic: it would be a topic of users.
+            InvalidReplicationFactor, ...: it cannot be made now.
+        """
+        if not is_internal(request.name):
+            raise InvalidTopic(f"{request.name!r} is no name of an internal topic")
+        topic = NewTopic(
+            name=request.name,
+            partitions=request.partitions,
+            replication_factor=request.replication_factor,
+            config=dict(request.config),
+        )
+        results = cast(
+            tuple[TopicResult, ...], await self._driver.submit(CreateTopics(topics=(topic,), by_cluster=True))
+        )
+        error = results[0].error
+        if error is not None and not isinstance(error, TopicAlreadyExists):
+            raise error
+        return pb.CreateInternalTopicResponse()
 
     async def BrokerSession(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.BrokerSessionRequest], context: Context

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from logcluster.broker.fetch import FetchHandler
-from logcluster.broker.produce import PartitionFinder, ProduceHandler, set_error
+from logcluster.broker.produce import PartitionFinder, ProduceHandler, find_partition, set_error
 from logcluster.broker.producer_ids import ProducerIds
 from logcluster.model.errors import (
     InvalidRequest,
@@ -19,8 +19,7 @@ from logcluster.model.errors import (
 )
 from logcluster.rpc.interceptors import answered_directly_by
 from logcluster.runtime.disk import DiskExecutor
-from logcluster.wire.gen.logcluster.v1 import data_pb2 as pb
-from logcluster.wire.gen.logcluster.v1 import data_pb2_grpc
+from logcluster.wire.gen.logcluster.v1 import data_pb2 as pb, data_pb2_grpc
 from logcluster.wire.status import error_detail
 
 Context = Any
@@ -72,7 +71,7 @@ class DataServicer(data_pb2_grpc.DataServiceServicer):
         return response
 
     async def _list_offset(self, item: pb.ListOffsetsPartition, answer: pb.PartitionOffset) -> None:
-        partition = self._partitions.partition(item.topic, item.partition)
+        partition = find_partition(self._partitions, item)
         leader = partition.require_leader(item.leader_epoch if item.HasField("leader_epoch") else None)
         log = partition.log
         query = item.WhichOneof("query")
@@ -106,7 +105,7 @@ class DataServicer(data_pb2_grpc.DataServiceServicer):
         for item in request.partitions:
             answer = response.partitions.add(topic=item.topic, partition=item.partition)
             try:
-                partition = self._partitions.partition(item.topic, item.partition)
+                partition = find_partition(self._partitions, item)
                 partition.require_leader(item.current_leader_epoch if item.HasField("current_leader_epoch") else None)
                 end = partition.log.end_offset_for_epoch(item.leader_epoch)
             except LogClusterError as error:

@@ -10,9 +10,9 @@ import grpc
 from logcluster.broker.controller_client import ControllerClient
 from logcluster.broker.metadata_loader import MetadataLoader
 from logcluster.core.metadata.image import BrokerRegistration, MetadataImage, PartitionRegistration, TopicImage
-from logcluster.model.errors import NotController, UnknownTopicOrPartition
-from logcluster.wire.gen.logcluster.v1 import metadata_pb2 as pb
-from logcluster.wire.gen.logcluster.v1 import metadata_pb2_grpc
+from logcluster.model.errors import NotController, NotReady, UnknownTopicOrPartition
+from logcluster.model.internal_topics import is_internal
+from logcluster.wire.gen.logcluster.v1 import metadata_pb2 as pb, metadata_pb2_grpc
 from logcluster.wire.status import error_detail
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -45,7 +45,11 @@ class MetadataServicer(metadata_pb2_grpc.MetadataServiceServicer):
     async def GetMetadata(  # noqa: N802
         self, request: pb.GetMetadataRequest, context: Context
     ) -> pb.GetMetadataResponse:
-        return metadata_response(self._loader.image, request, controller_id=self._client.controller_id)
+        image = self._loader.image
+        if not image.offset:
+            # An empty answer would read as "every topic was deleted".
+            raise NotReady("this node has no metadata yet", hint="ask another broker, or wait for this one")
+        return metadata_response(image, request, controller_id=self._client.controller_id)
 
     async def DescribeQuorum(  # noqa: N802
         self, request: pb.DescribeQuorumRequest, context: Context
@@ -100,11 +104,6 @@ def metadata_response(
         brokers=[_broker(image.brokers[broker_id]) for broker_id in sorted(image.brokers)],
         topics=topics,
     )
-
-
-def is_internal(name: str) -> bool:
-    """Is this the name of a topic that the cluster keeps for itself?"""
-    return name.startswith("__")
 
 
 def _broker(broker: BrokerRegistration) -> pb.Broker:

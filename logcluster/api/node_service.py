@@ -8,8 +8,7 @@ from typing import NamedTuple
 import grpc
 
 from logcluster.model.errors import InconsistentClusterId
-from logcluster.wire.gen.logcluster.internal.v1 import controller_pb2 as pb
-from logcluster.wire.gen.logcluster.internal.v1 import controller_pb2_grpc
+from logcluster.wire.gen.logcluster.internal.v1 import controller_pb2 as pb, controller_pb2_grpc
 
 Context = grpc.aio.ServicerContext[object, object]
 

@@ -15,8 +15,7 @@ from logcluster.model.errors import (
     StaleBrokerEpoch,
 )
 from logcluster.runtime.scope import TaskScope
-from logcluster.wire.gen.logcluster.internal.v1 import replication_pb2 as pb
-from logcluster.wire.gen.logcluster.internal.v1 import replication_pb2_grpc
+from logcluster.wire.gen.logcluster.internal.v1 import replication_pb2 as pb, replication_pb2_grpc
 
 Context = grpc.aio.ServicerContext[pb.ReplicateRequest, pb.ReplicateResponse]
 

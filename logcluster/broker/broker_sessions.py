@@ -16,6 +16,7 @@ from typing import Final
 from logcluster.core.metadata.image import MetadataImage
 from logcluster.model.errors import LogClusterError
 from logcluster.model.invariants import invariant
+from logcluster.model.probes import probe
 
 TAIL_ENTRIES_MAX: Final = 20_000
 TAIL_SIZE_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -187,6 +188,7 @@ class SessionFeed:
         if is_behind and self._tail.can_continue(self._position, self._position_term):
             entries = self._tail.after(self._position)
         elif is_behind:
+            probe("controller.session.sent_snapshot")
             snapshot = image
         if snapshot is not None:
             self._position, self._position_term = snapshot.offset, snapshot.term

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from logcluster.model.errors import LogClusterError, RequestTimedOut
+from logcluster.model.probes import probe
 
 Notify = Callable[[LogClusterError | None], None]
 """Told once: None when committed, otherwise why that is unknown. Called while the watermark moves; must not wait."""
@@ -69,6 +70,7 @@ class CommitWaiters:
                     staying.append(waiter)
                 else:
                     late.append(waiter)
+            probe("produce.timed_out_before_commit")
             self._queue = staying
             for waiter in late:
                 waiter.notify(

@@ -192,8 +192,8 @@ class ControllerClient:
     ) -> controller_pb2.AlterPartitionsResponse:
         """Propose other in-sync replicas.
 
-        Sent again when the outcome is unknown: if the first attempt was applied, the answer then is
-        `InvalidUpdateVersion`, and the metadata shows the change.
+        Never sent again here when the outcome is unknown: whoever proposes has to know of that, because a refusal
+        of the second copy says nothing about the first one.
 
         Raises: as `call`.
         """
@@ -202,7 +202,7 @@ class ControllerClient:
             stub: controller_pb2_grpc.ControllerServiceAsyncStub = controller_pb2_grpc.ControllerServiceStub(channel)
             return await stub.AlterPartitions(request, timeout=timeout)
 
-        return await self.call(send, timeout_ms=timeout_ms, retry_unknown=True)
+        return await self.call(send, timeout_ms=timeout_ms, retry_unknown=False)
 
     async def allocate_producer_ids(self, *, timeout_ms: int = REQUEST_TIMEOUT_MS) -> tuple[int, int]:
         """Get a block of producer ids: the first one, and how many.
@@ -219,6 +219,20 @@ class ControllerClient:
 
         answer = await self.call(send, timeout_ms=timeout_ms, retry_unknown=True)
         return answer.first_producer_id, answer.count
+
+    async def create_internal_topic(
+        self, request: controller_pb2.CreateInternalTopicRequest, *, timeout_ms: int = REQUEST_TIMEOUT_MS
+    ) -> None:
+        """Make a topic of the cluster's own; nothing when it exists.
+
+        Raises: as `call`; InvalidReplicationFactor: there are too few brokers for now.
+        """
+
+        async def send(channel: grpc.aio.Channel, timeout: float) -> controller_pb2.CreateInternalTopicResponse:
+            stub: controller_pb2_grpc.ControllerServiceAsyncStub = controller_pb2_grpc.ControllerServiceStub(channel)
+            return await stub.CreateInternalTopic(request, timeout=timeout)
+
+        await self.call(send, timeout_ms=timeout_ms, retry_unknown=True)
 
     async def register(
         self, request: controller_pb2.RegisterBrokerRequest, *, timeout_ms: int = REQUEST_TIMEOUT_MS

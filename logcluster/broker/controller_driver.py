@@ -4,8 +4,8 @@ Every voter applies committed entries to `committed`. On the active controller a
 requests are handled one at a time on the event loop, their records replayed into the working state before they are
 proposed, so that requests in flight together see each other, and their responses are released when the entry is
 committed. A request that changes nothing waits for what it saw to be committed. When leadership ends the reign is
-dropped as a whole, with unknown outcome for whoever waits; the next one starts over committed state. The tasks here
-are one that ticks and one probe per dropped session.
+dropped as a whole, with unknown outcome for whoever waits; the next one starts over committed state, in the same term
+if only a proposal was refused. The tasks here are one that ticks and one probe per dropped session.
 
 Invariants: one writer; an entry has the index its request was told; `committed` is only moved by committed entries.
 """
@@ -29,7 +29,9 @@ from logcluster.core.raft.messages import Snapshot
 from logcluster.model.errors import Disconnected, LogClusterError, NotController, Overloaded
 from logcluster.model.invariants import invariant
 from logcluster.model.limits import CONTROLLER_QUEUE_LENGTH_MAX
+from logcluster.model.probes import probe
 from logcluster.runtime.clock import Clock
+from logcluster.runtime.failpoints import failpoint
 from logcluster.runtime.scope import FaultHandler, TaskScope
 from logcluster.wire.records import decode_batch, decode_snapshot, encode_batch, encode_snapshot
 
@@ -46,9 +48,13 @@ class MetadataQuorum(Protocol):
     @property
     def is_leader(self) -> bool: ...
     @property
+    def is_transferring(self) -> bool: ...
+    @property
     def leader_id(self) -> int | None: ...
     @property
     def term(self) -> int: ...
+    @property
+    def applied_index(self) -> int: ...
     @property
     def last_log_index(self) -> int: ...
     def propose_nowait(self, payload: bytes) -> tuple[int, asyncio.Future[int]]: ...
@@ -195,6 +201,7 @@ class ControllerDriver:
         self._tail.append(entry.index, entry.term, entry.payload)
         self._entries_since_snapshot += 1
         self._size_bytes_since_snapshot += len(entry.payload)
+        failpoint("controller.apply.before_answers")
         if reign is not None and pending is not None:
             reign.waiting_count -= len(pending.waiters)
             for future, response in pending.waiters:
@@ -210,6 +217,7 @@ class ControllerDriver:
         Raises:
             CorruptLog, UnsupportedVersion: it cannot be read: the node must stop.
         """
+        probe("controller.metadata.snapshot_loaded")
         invariant(self._reign is None, "an active controller loads no snapshot", index=snapshot.index)
         self.committed = decode_snapshot(snapshot.payload, offset=snapshot.index, term=snapshot.term)
         self._tail.restart(snapshot.index, snapshot.term)
@@ -224,6 +232,7 @@ class ControllerDriver:
             self._begin_reign(leadership.term)
 
     def _begin_reign(self, term: int) -> None:
+        failpoint("controller.reign.before_begin")
         now_ms = self._clock.monotonic_ms()
         controller = Controller(self.committed, config=self._config, random=self._random, now_ms=now_ms)
         self._reign = Reign(controller, term=term, first_index=self.committed.offset)
@@ -237,6 +246,8 @@ class ControllerDriver:
         reign, self._reign = self._reign, None
         if reign is None:
             return
+        if reign.pending:
+            probe("controller.reign.ended_with_requests")
         logger.info("no longer the active controller of term %d", reign.term)
         for feed in reign.feeds.values():
             feed.close(self._not_controller())
@@ -286,11 +297,16 @@ class ControllerDriver:
     def _commit(self, reign: Reign, result: Result, index: int) -> asyncio.Future[Response]:
         future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         if result.records:
+            if self._quorum.is_transferring:
+                # Refused before the working state knows of it: the hand-over may fail, and the reign go on.
+                probe("controller.refused_while_handing_over")
+                raise NotController("leadership is being handed over", term=self._quorum.term)
             reign.controller.replay(result.records, index=index, term=reign.term)
             # Known before it is proposed: a quorum of one may commit at once.
             pending = reign.pending[index] = _Pending(result.records, [(future, result.response)])
             reign.waiting_count += 1
             try:
+                failpoint("controller.commit.before_propose")
                 actual_index, committed = self._quorum.propose_nowait(encode_batch(result.records))
             except LogClusterError:
                 # The working state holds what nobody proposed.
@@ -299,10 +315,13 @@ class ControllerDriver:
                 raise
             committed.add_done_callback(_retrieve)
             invariant(actual_index == index, "an entry gets the index it was told", index=index, actual=actual_index)
+            failpoint("controller.commit.after_propose")
             reign.last_proposed = index
             del pending
             return future
         last = reign.pending.get(reign.last_proposed)
+        if last is not None:
+            probe("controller.read.waits_for_commit")
         if last is None:
             future.set_result(result.response)
         else:
@@ -324,6 +343,7 @@ class ControllerDriver:
         self._heard(reign, heartbeat)
         earlier = reign.feeds.pop(heartbeat.broker_id, None)
         if earlier is not None:
+            probe("controller.session.replaced")
             earlier.close(Disconnected("the broker opened another session"))
         feed = SessionFeed(
             broker_id=heartbeat.broker_id,
@@ -387,6 +407,7 @@ class ControllerDriver:
         is_gone = outcome.is_refused or outcome.incarnation_id not in (None, broker.incarnation_id)
         if self._reign is not reign or not is_gone or broker.broker_id in reign.feeds:
             return
+        probe("controller.probe.found_dead")
         reign.controller.sessions.gone(broker.broker_id, broker_epoch=broker.broker_epoch)
         self._run_due(reign)
 
@@ -396,14 +417,23 @@ class ControllerDriver:
             if self._reign is not None and not self._quorum.is_leader:
                 # A quorum driver that stopped on a fault says nothing.
                 self._end_reign()
+            if self._reign is None and self._may_reign_again():
+                probe("controller.reign.began_again")
+                self._begin_reign(self._quorum.term)
             if self._reign is not None:
                 self._run_due(self._reign)
+
+    def _may_reign_again(self) -> bool:
+        """After a refused proposal the reign is over and leadership is not: go on from what is committed by then."""
+        quorum = self._quorum
+        return quorum.is_leader and not quorum.is_transferring and quorum.applied_index == quorum.last_log_index
 
     def _run_due(self, reign: Reign) -> None:
         for request in reign.controller.due(self._clock.monotonic_ms()):
             if self._reign is not reign:
                 return
             if isinstance(request, FenceBroker):
+                failpoint("controller.fence.before")
                 logger.warning("fencing broker %d: %s", request.broker_id, request.reason)
             try:
                 self.submit_nowait(request).add_done_callback(_retrieve)
@@ -418,6 +448,7 @@ class ControllerDriver:
             and self._size_bytes_since_snapshot < SNAPSHOT_SIZE_BYTES
         ):
             return
+        failpoint("controller.snapshot.before_encode")
         self._quorum.compact(self.committed.offset, encode_snapshot(self.committed))
         self._entries_since_snapshot = 0
         self._size_bytes_since_snapshot = 0

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from logcluster.broker.partition import Partition
-from logcluster.broker.produce import PartitionFinder, set_error
+from logcluster.broker.produce import PartitionFinder, find_partition, set_error
 from logcluster.model.errors import LogClusterError, NotLeaderOrFollower, OffsetOutOfRange
 from logcluster.model.limits import DEADLINE_MS_MAX, FETCH_SIZE_BYTES_MAX, MIB
+from logcluster.model.probes import probe
 from logcluster.record.batch import decode_records, iterate_headers
 from logcluster.runtime.clock import Clock
 from logcluster.runtime.disk import DiskExecutor
@@ -65,7 +66,7 @@ class FetchHandler:
         watched: list[Partition] = []
         for item in items:
             try:
-                partition = self._partitions.partition(item.topic, item.partition)
+                partition = find_partition(self._partitions, item)
             except LogClusterError:
                 continue  # the read will say so
             partition.readers[woken] = None
@@ -109,7 +110,7 @@ class FetchHandler:
         answer.log_start_offset = log.log_start_offset
 
     async def _read(self, item: pb.FetchPartition, size_bytes_max: int) -> pb.PartitionFetch:
-        partition = self._partitions.partition(item.topic, item.partition)
+        partition = find_partition(self._partitions, item)
         leader = partition.require_leader(item.leader_epoch if item.HasField("leader_epoch") else None)
         log = partition.log
         fetch_offset = item.fetch_offset
@@ -128,6 +129,7 @@ class FetchHandler:
                 last_epoch=item.last_fetched_epoch, position=fetch_offset, log_end_offset=log.log_end_offset
             )
             if diverging is not None:
+                probe("fetch.diverging_epoch_found")
                 answer.diverging_epoch.leader_epoch = diverging.leader_epoch
                 answer.diverging_epoch.end_offset = diverging.end_offset
                 return answer
@@ -137,6 +139,7 @@ class FetchHandler:
                 lambda: log.read(fetch_offset, size_bytes_max=size_bytes_max, end_offset=high_watermark)
             )
             if partition.leader is not leader:
+                probe("fetch.leader_changed_while_reading")
                 raise NotLeaderOrFollower(leader_id=partition.leader_id, leader_epoch=partition.leader_epoch)
         if read.data:
             answer.batches = read.data

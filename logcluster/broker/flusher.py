@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from logcluster.broker.partition import Partition
 from logcluster.model.errors import LogClusterError, StorageFailure
 from logcluster.runtime.disk import DiskExecutor
+from logcluster.runtime.failpoints import failpoint
 from logcluster.runtime.scope import TaskScope
 from logcluster.storage.log_flush import PendingFlush
 
@@ -134,17 +135,21 @@ class Flusher:
 
         self._busy_count += 1
         try:
+            failpoint("replication.flusher.before_sync")
             await self._disk.run(run)
         finally:
             self._busy_count -= 1
             if not self._busy_count and self._drained is not None and not self._drained.done():
                 self._drained.set_result(None)
+        failpoint("replication.flusher.before_complete")
         for partition, pending in group:
             partition.log.complete_flush(pending)
         if failures:
+            failpoint("replication.flusher.before_stop")
             self._has_stopped = True
             self._on_failure(failures[0])
             return
+        failpoint("replication.flusher.before_report")
         for partition, _ in group:
             partition.on_flushed()
             if partition.log.failure is None and partition.log.is_dirty:

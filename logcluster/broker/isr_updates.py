@@ -1,7 +1,8 @@
 """Carries in-sync-set changes of led partitions to the controller, many partitions in one request.
 
 One request is under way at a time; what becomes due meanwhile goes into the next one. What an answer means is decided
-by `LeaderState`; an unknown outcome is asked again unchanged, so that it can only make commitment harder.
+by `LeaderState`; an unknown outcome is asked again unchanged, so that it can only make commitment harder. `LeaderState`
+must hear of every unknown outcome, so the controller's client does not send a proposal again by itself after one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from logcluster.broker.partition import Partition
 from logcluster.core.replication.in_sync import AlterReaction, IsrProposal
 from logcluster.model.errors import LogClusterError, StaleBrokerEpoch, UnknownServerError
 from logcluster.runtime.clock import Clock
+from logcluster.runtime.failpoints import failpoint
 from logcluster.wire.gen.logcluster.internal.v1 import controller_pb2 as pb
 from logcluster.wire.status import error_from_detail
 
@@ -100,7 +102,9 @@ class IsrUpdates:
         try:
             if broker_epoch is None:
                 raise StaleBrokerEpoch("this broker is not registered")
+            failpoint("replication.isr.before_propose")
             response = await self._controller.alter_partitions(request)
+            failpoint("replication.isr.after_answer")
             results = {(result.topic_id, result.partition): result for result in response.partitions}
         except LogClusterError as error:
             failure = error
@@ -115,6 +119,9 @@ class IsrUpdates:
                 reaction = self._applied(partition, proposal, result)
             if reaction is AlterReaction.RETRY:
                 self._unanswered[partition] = proposal
+                must_retry = True
+            elif reaction is AlterReaction.SETTLE and partition.leader is not None and partition.leader.pending:
+                self._unanswered[partition] = partition.leader.pending
                 must_retry = True
         return must_retry
 
@@ -131,6 +138,7 @@ class IsrUpdates:
             now_ms=self._clock.monotonic_ms(),
         )
         if reaction is AlterReaction.APPLIED:
+            failpoint("replication.isr.before_release")
             logger.info("%s: in sync are now %s", partition.topic_partition, leader.in_sync_replicas)
             partition.on_isr_committed()
         return reaction

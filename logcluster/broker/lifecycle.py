@@ -28,7 +28,9 @@ from logcluster.model.errors import (
 )
 from logcluster.model.ids import TopicIdPartition
 from logcluster.model.invariants import InvariantViolation
+from logcluster.model.probes import probe
 from logcluster.runtime.clock import Clock
+from logcluster.runtime.failpoints import failpoint
 from logcluster.runtime.scope import TaskScope
 from logcluster.wire.gen.logcluster.internal.v1 import controller_pb2, controller_pb2_grpc
 from logcluster.wire.status import error_from_rpc
@@ -123,6 +125,7 @@ class BrokerLifecycle:
         Returns whether the controller let the broker go in time; otherwise it may stop all the same, and others
         find out by themselves. Cancellation: the shutdown goes on at the controller.
         """
+        failpoint("broker.shutdown.before_request")
         self._wants_shutdown = True
         self._heartbeat_now.set()
         if self.broker_epoch is None:
@@ -133,6 +136,7 @@ class BrokerLifecycle:
         except TimeoutError:
             logger.warning("the controller did not confirm the shutdown within %d ms", timeout_ms)
             return False
+        failpoint("broker.shutdown.after_granted")
         return True
 
     def report_log_directory_failure(self) -> None:
@@ -153,6 +157,7 @@ class BrokerLifecycle:
                         return
                 await self._session()
             except StaleBrokerEpoch as error:
+                probe("broker.lifecycle.registers_again")
                 logger.warning("registering again: %s", error)
                 self._previous_broker_epoch = self.broker_epoch or self._previous_broker_epoch
                 self.broker_epoch = None
@@ -171,7 +176,9 @@ class BrokerLifecycle:
         give_up_ms: int | None = None
         while True:
             try:
+                failpoint("broker.register.before")
                 self.broker_epoch = await self._client.register(request)
+                failpoint("broker.register.after")
             except InconsistentClusterId as error:
                 self._on_fatal(error)
                 return
@@ -179,6 +186,7 @@ class BrokerLifecycle:
                 now_ms = self._clock.monotonic_ms()
                 if give_up_ms is None:
                     give_up_ms = now_ms + DUPLICATE_PATIENCE_MS
+                    probe("broker.lifecycle.waits_for_predecessor")
                     logger.info("waiting for the session of an earlier process: %s", error)
                 elif now_ms >= give_up_ms:
                     self._on_fatal(error)
@@ -223,6 +231,7 @@ class BrokerLifecycle:
         except grpc.aio.AioRpcError as failure:
             raise error_from_rpc(failure) from failure
         except TimeoutError as error:
+            probe("broker.lifecycle.controller_silent")
             raise RequestTimedOut(f"the controller was silent for {self._session_timeout_ms} ms") from error
         finally:
             call.cancel()
@@ -234,6 +243,7 @@ class BrokerLifecycle:
     def _take(self, message: controller_pb2.BrokerSessionResponse) -> None:
         self.is_connected = True
         before = self._loader.image.offset
+        failpoint("broker.metadata.before_apply")
         try:
             if message.HasField("snapshot"):
                 self._loader.load_snapshot(message.snapshot)
@@ -256,6 +266,7 @@ class BrokerLifecycle:
 
     def _set_fenced(self, is_fenced: bool) -> None:
         if is_fenced != self.is_fenced:
+            failpoint("broker.lifecycle.before_fenced_changes")
             logger.info("broker %d is %s", self._identity.broker_id, "fenced" if is_fenced else "active")
         self.is_fenced = is_fenced
         if is_fenced:

@@ -35,8 +35,10 @@ from logcluster.model.errors import (
     UnknownLeaderEpoch,
 )
 from logcluster.model.ids import TopicId, TopicIdPartition, TopicPartition
+from logcluster.model.probes import probe
 from logcluster.record.batch import BatchHeader, check_crc, iterate_headers, stamp
 from logcluster.runtime.clock import Clock
+from logcluster.runtime.failpoints import failpoint
 from logcluster.storage.log import PartitionLog
 
 
@@ -179,7 +181,9 @@ class Partition:
             moved = leader.on_metadata(registration, now_ms)
         else:
             log = self.log
+            failpoint("replication.lead.before_epoch")
             log.assign_leader_epoch(registration.leader_epoch)
+            failpoint("replication.lead.after_epoch")
             self._end_slots(FencedLeaderEpoch(leader_epoch=registration.leader_epoch))
             self.follower = None
             leader = LeaderState(
@@ -198,6 +202,7 @@ class Partition:
         if moved:
             self._committed(leader.high_watermark)
         if leader.is_under_min and len(self.waiters):
+            probe("produce.not_enough_replicas_after_append")
             self.waiters.fail_all(NotEnoughReplicasAfterAppend(in_sync_replicas=leader.in_sync_replicas))
         return leader.epoch_start_offset == self.log.log_end_offset
 
@@ -212,6 +217,7 @@ class Partition:
         if follower is not None and follower.leader_epoch == registration.leader_epoch:
             follower.on_metadata(partition_epoch=registration.partition_epoch)
             return False
+        failpoint("replication.follow.before")
         self._leave_leadership(registration.leader_id, registration.leader_epoch)
         self.follower = FollowerState(
             leader_id=registration.leader_id,
@@ -228,6 +234,8 @@ class Partition:
         self._leave_leadership(leader_id, leader_epoch)
 
     def _leave_leadership(self, leader_id: int | None, leader_epoch: int | None) -> None:
+        if len(self.waiters):
+            probe("produce.leader_changed_before_commit")
         self.leader = None
         self._end_slots(NotLeaderOrFollower(leader_id=leader_id, leader_epoch=leader_epoch))
         # The records may yet survive under the next leader, so this is no definite refusal (P9).
@@ -251,6 +259,7 @@ class Partition:
                 topic=self.topic, partition=self.index, leader_id=self.leader_id, leader_epoch=self.leader_epoch
             )
         if leader_epoch is not None and leader_epoch != leader.leader_epoch:
+            probe("broker.request.other_leader_epoch")
             error = FencedLeaderEpoch if leader_epoch < leader.leader_epoch else UnknownLeaderEpoch
             raise error(
                 topic=self.topic, partition=self.index, leader_id=self.leader_id, leader_epoch=leader.leader_epoch
@@ -279,6 +288,7 @@ class Partition:
                 producer_id, header.producer_epoch, header.base_sequence, header.record_count
             )
             if known is not None:
+                probe("producer.duplicate_answered")
                 append_time_ms = known.timestamp_ms if self.stamps_append_time else -1
                 return Appended(known.base_offset, known.last_offset + 1, append_time_ms, True)
         if acks_all and leader.is_under_min:
@@ -302,9 +312,12 @@ class Partition:
                 stamped = BatchHeader(base_offset, header[1], leader_epoch, *header[3:])
                 log.append(data, (stamped,))
         except CorruptLog as error:
+            probe("produce.refused_by_damage_just_found")
             # A reader's thread has just found damage; the log looks whether it is usable before it writes.
             raise NotLeaderOrFollower("the replica's log is damaged", topic=self.topic, partition=self.index) from error
+        failpoint("produce.after_append")
         next_offset = log.log_end_offset
+        now_ms = clock.monotonic_ms()
         if producer_id >= 0:
             self.producers.record(
                 producer_id,
@@ -313,9 +326,8 @@ class Partition:
                 base_offset=base_offset,
                 last_offset=next_offset - 1,
                 timestamp_ms=timestamp_ms,
-                now_ms=wall_ms,
+                now_ms=now_ms,
             )
-        now_ms = clock.monotonic_ms()
         leader.on_append(next_offset, now_ms)
         for slot in self.slots.values():
             slot.on_append()
@@ -396,7 +408,8 @@ class Partition:
     def append_as_follower(self, data: bytes) -> None:
         """Append whole batches as the leader stamped them, after checking every checksum (P8).
 
-        Producers are recorded, never judged.
+        Producers are recorded, never judged. An empty log may begin with the batch that holds its start, although that
+        begins below: the leader deletes records, but sends batches whole (KAFKA-6975).
 
         Raises:
             CorruptMessage: bytes are damaged or do not continue this log; nothing was written.
@@ -409,11 +422,14 @@ class Partition:
         headers: list[BatchHeader] = []
         end = 0
         for position, header in iterate_headers(data):
+            if not headers and header.base_offset < expected <= header.last_offset and not log.size_bytes:
+                expected = header.base_offset  # it holds the start of a log that has nothing yet
             if header.base_offset < expected or header.leader_epoch > follower.leader_epoch:
                 raise CorruptMessage(
                     "replicated batches do not continue the log", base_offset=header.base_offset, expected=expected
                 )
             if not check_crc(data, position, header):
+                probe("replication.follower.damaged_batch_refused")
                 raise CorruptMessage("a replicated batch fails its checksum", base_offset=header.base_offset)
             expected = header.base_offset + header.last_offset_delta + 1
             end = position + header.size_bytes
@@ -422,9 +438,14 @@ class Partition:
             raise CorruptMessage("replicated bytes are not whole batches", size_bytes=len(data))
         latest = log.leader_epochs.latest
         if latest is not None and headers[0].leader_epoch < latest:
+            probe("replication.follower.unused_epoch_dropped")
             # This replica once led an epoch in which it wrote nothing; what comes now was written before it.
             log.leader_epochs.truncate_from_end(log.log_end_offset)
-        log.append(data, headers, allow_gap=True)
+        if headers[0].base_offset < log.log_end_offset:
+            log.append_across_start(data, headers)
+            log.high_watermark = self.high_watermark
+        else:
+            log.append(data, headers, allow_gap=True)
         self._record_producers(headers)
         if not self.is_dirty:
             self._mark_dirty()
@@ -435,7 +456,7 @@ class Partition:
         for header in headers:
             if header.producer_id >= 0:
                 if now_ms is None:
-                    now_ms = self._host.clock.now_ms()
+                    now_ms = self._host.clock.monotonic_ms()
                 record(
                     header.producer_id,
                     header.producer_epoch,
@@ -475,7 +496,9 @@ class Partition:
         if self.follower is not None:
             self.follower.on_truncated(log_end_offset)
         if self.producers.must_rebuild_after_truncation(log_end_offset) or self.log.log_start_offset == log_end_offset:
-            load_producers(self.log, self.producers, now_ms=self._host.clock.now_ms())
+            probe("producer.state.rebuilt_after_truncation")
+            failpoint("replication.follower.before_producers_rebuilt")
+            load_producers(self.log, self.producers, now_ms=self._host.clock.monotonic_ms())
 
     # -- waking --------------------------------------------------------------------------------------------------
 
@@ -529,6 +552,7 @@ class Partition:
         self.stand_by(self.leader_id)
         log = self.log
         if clean and log.failure is None and len(self.producers):
+            failpoint("broker.close.before_producer_snapshot")
             log.write_producer_snapshot(log.log_end_offset, self.producers.encode_snapshot(log.log_end_offset))
         log.close(clean=clean and log.failure is None)
 

@@ -2,12 +2,14 @@
 
 Everything between looking at a partition and appending is synchronous, so requests of one connection are appended in
 the order they came. Batches stay opaque bytes; typed records are packed into one here. An error speaks for its
-partition only. What was appended is never refused definitely (P9).
+partition only. What was appended is never refused definitely (P9). A request that names a topic id never reaches
+another topic of the same name (KIP-516), nor learns who leads that one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
@@ -16,17 +18,22 @@ from logcluster.broker.partition import Appended, Partition
 from logcluster.model.errors import (
     InvalidRequest,
     InvalidRequiredAcks,
+    InvalidTopic,
     LogClusterError,
     MessageTooLarge,
+    NotLeaderOrFollower,
+    UnknownTopicId,
     UnsupportedVersion,
 )
+from logcluster.model.ids import TopicId
+from logcluster.model.internal_topics import is_internal
 from logcluster.model.limits import DEADLINE_MS_MAX, REQUEST_DEADLINE_MS_DEFAULT
 from logcluster.record.batch import validate_batch, validate_records
 from logcluster.record.builder import build_batch
 from logcluster.record.compression import Compression
 from logcluster.runtime.clock import Clock
-from logcluster.wire.gen.logcluster.v1 import data_pb2 as pb
-from logcluster.wire.gen.logcluster.v1 import record_pb2
+from logcluster.runtime.failpoints import failpoint
+from logcluster.wire.gen.logcluster.v1 import data_pb2 as pb, record_pb2
 from logcluster.wire.status import error_detail
 
 _ACKS_ALL: Final = (pb.ACKS_UNSPECIFIED, pb.ACKS_ALL)
@@ -47,6 +54,45 @@ class PartitionFinder(Protocol):
     def partition(self, topic: str, index: int) -> Partition:
         """Raises UnknownTopicOrPartition, NotLeaderOrFollower."""
         ...
+
+    def partition_by_id(self, topic_id: TopicId, index: int) -> Partition:
+        """Raises UnknownTopicId, NotLeaderOrFollower."""
+        ...
+
+
+class NamesPartition(Protocol):
+    """A part of a request that speaks of one partition."""
+
+    topic: str
+    partition: int
+    topic_id: bytes
+    """Empty: of whichever topic has the name."""
+
+
+def find_partition(partitions: PartitionFinder, item: NamesPartition) -> Partition:
+    """The hosted replica of the partition that a client means.
+
+    Raises:
+        UnknownTopicId: the topic of this name is another one than the client believes.
+        UnknownTopicOrPartition, NotLeaderOrFollower: see `PartitionFinder`.
+    """
+    topic_id = item.topic_id
+    if not topic_id:
+        return partitions.partition(item.topic, item.partition)
+    try:
+        partition = partitions.partition(item.topic, item.partition)
+    except NotLeaderOrFollower:
+        # Who leads another topic must not be told: its leader epochs say nothing about this one's.
+        with contextlib.suppress(NotLeaderOrFollower):
+            partitions.partition_by_id(TopicId(topic_id), item.partition)
+        raise
+    if partition.topic_id != topic_id:
+        raise UnknownTopicId(
+            f"topic {item.topic!r} is not the one that the request was made for",
+            topic=item.topic,
+            topic_id=topic_id.hex(),
+        )
+    return partition
 
 
 class _Waiting:
@@ -69,6 +115,7 @@ class _Waiting:
     def release(self) -> None:
         self.count -= 1
         if not self.count:
+            failpoint("produce.before_answer")
             self._answer(self._response)
 
 
@@ -116,7 +163,7 @@ class ProduceHandler:
         for item in request.partitions:
             topic, index = item.topic, item.partition
             try:
-                partition, appended = self._append(item, topic, index, acks_all=acks_all)
+                partition, appended = self._append(item, acks_all=acks_all)
             except LogClusterError as error:
                 set_error(response.partitions.add(topic=topic, partition=index), error)
                 continue
@@ -136,10 +183,10 @@ class ProduceHandler:
                     waiting.count -= 1
         waiting.release()
 
-    def _append(
-        self, item: pb.PartitionProduce, topic: str, index: int, *, acks_all: bool
-    ) -> tuple[Partition, Appended]:
-        partition = self._partitions.partition(topic, index)
+    def _append(self, item: pb.PartitionProduce, *, acks_all: bool) -> tuple[Partition, Appended]:
+        if is_internal(item.topic):
+            raise InvalidTopic(f"{item.topic!r} is a topic of the cluster's own: only brokers write to it")
+        partition = find_partition(self._partitions, item)
         if partition.leader is None or item.HasField("leader_epoch"):
             partition.require_leader(item.leader_epoch if item.HasField("leader_epoch") else None)
         batch = item.batch or self._pack(item, partition)

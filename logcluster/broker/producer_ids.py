@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from logcluster.runtime.failpoints import failpoint
+
 
 class ProducerIdSource(Protocol):
     """Where blocks come from."""
@@ -37,6 +39,7 @@ class ProducerIds:
             self._refilled = asyncio.get_running_loop().create_future()
             try:
                 self._next, count = await self._source.allocate_producer_ids()
+                failpoint("broker.producer_ids.after_allocate")
                 self._end = self._next + count
             finally:
                 # Whoever waits looks again, and asks itself if this attempt failed.

@@ -22,7 +22,11 @@ from logcluster.broker.raft_ports import (
     Leadership,
     RaftListener,
     RaftPeer,
+    founding_reason,
+    hindrance,
+    next_steps,
     refusal_error,
+    stranger_warning,
 )
 from logcluster.core.raft.config import RaftConfig
 from logcluster.core.raft.effects import (
@@ -30,11 +34,13 @@ from logcluster.core.raft.effects import (
     Apply,
     ApplySnapshot,
     Effect,
+    FoundingChanged,
     LeadershipChanged,
     Persist,
     Refused,
     Send,
     SendAfterDurable,
+    StrangerNoticed,
 )
 from logcluster.core.raft.inputs import (
     AddVoter,
@@ -53,6 +59,7 @@ from logcluster.core.raft.inputs import (
 )
 from logcluster.core.raft.messages import (
     AppendRequest,
+    CensusRequest,
     EntryKind,
     Request,
     Response,
@@ -70,9 +77,11 @@ from logcluster.model.errors import (
     RequestTimedOut,
     ShuttingDown,
 )
+from logcluster.model.probes import probe
 from logcluster.runtime.clock import Clock
 from logcluster.runtime.disk import DiskExecutor
 from logcluster.runtime.entropy import Entropy
+from logcluster.runtime.failpoints import failpoint
 from logcluster.runtime.scope import FaultHandler, TaskScope
 from logcluster.storage.raft_store import RaftStore
 
@@ -139,6 +148,7 @@ class RaftDriver:
             StorageFailure: it cannot be read.
         """
         persisted = await self._disk.run(self._store.load)
+        failpoint("raft.start.after_load")
         self._node = RaftNode(self._config, persisted, rng=self._rng)
         self._writer = self._scope.spawn(self._write_loop(), name="writer")
         self._step(Started())
@@ -161,6 +171,11 @@ class RaftDriver:
     def is_leader(self) -> bool:
         """Whether proposals are accepted: this node leads and its applied state is complete."""
         return self._node is not None and self._node.is_leader and not self._is_stopped
+
+    @property
+    def is_transferring(self) -> bool:
+        """Whether leadership is being handed over: proposals are refused until that works or is given up."""
+        return self._node is not None and self._node.is_transferring
 
     @property
     def leader_id(self) -> int | None:
@@ -194,6 +209,12 @@ class RaftDriver:
         """The voter set in force, in order of node id."""
         return self._node.voters if self._node is not None else ()
 
+    @property
+    def hindrance(self) -> str | None:
+        """What may keep the quorum without a leader, for people; None if nothing is known."""
+        node = self._node
+        return hindrance(node.founding, node.strangers) if node is not None else None
+
     def peer_match_indexes(self) -> dict[int, int]:
         """On a leader, how far each peer's durable log matches; empty elsewhere."""
         return self._node.peer_match_indexes() if self._node is not None else {}
@@ -215,7 +236,12 @@ class RaftDriver:
             ShuttingDown: the driver has stopped.
         """
         causality_id, future = self._ask()
-        accepted = self._accepted_at_once(Propose(payload=payload, causality_id=causality_id), causality_id)
+        try:
+            accepted = self._accepted_at_once(Propose(payload=payload, causality_id=causality_id), causality_id)
+        except LogClusterError:
+            if future.done():
+                future.exception()  # Raised here, so nobody will await it.
+            raise
         return accepted.index, future
 
     async def propose(self, payload: bytes) -> int:
@@ -237,6 +263,7 @@ class RaftDriver:
         """
         if index > self.applied_index:
             raise InvalidRequest("a snapshot holds applied entries only", index=index, applied=self.applied_index)
+        failpoint("raft.snapshot.before_compact")
         self._step(SnapshotTaken(index=index, payload=snapshot_payload))
 
     async def add_voter(self, voter: Voter) -> int:
@@ -361,10 +388,14 @@ class RaftDriver:
             case Apply():
                 self._apply(effect)
             case ApplySnapshot(snapshot=snapshot):
+                failpoint("raft.snapshot.before_install")
                 self._listener.on_snapshot(snapshot)
+                failpoint("raft.snapshot.after_install")
                 self._listener.on_applied(snapshot.index)
             case LeadershipChanged():
                 self._announce(effect)
+            case FoundingChanged() | StrangerNoticed():
+                self._tell(effect)
             case Accepted(causality_id=causality_id, index=index):
                 self._accepted(causality_id, index)
             case Refused():
@@ -373,7 +404,7 @@ class RaftDriver:
                 assert_never(effect)
 
     def _send(self, to: int, message: Request | Response, causality_id: int | None) -> None:
-        if isinstance(message, VoteRequest | AppendRequest | SnapshotRequest | TimeoutNowRequest):
+        if isinstance(message, VoteRequest | AppendRequest | SnapshotRequest | TimeoutNowRequest | CensusRequest):
             if not self._scope.is_closed:
                 self._scope.spawn(self._call(to, message), name=f"{type(message).__name__}-{to}")
             return
@@ -402,10 +433,13 @@ class RaftDriver:
                 return await peer.install_snapshot(request, timeout_ms=_SNAPSHOT_TIMEOUT_MS)
             case TimeoutNowRequest():
                 return await peer.timeout_now(request, timeout_ms=timeout_ms)
+            case CensusRequest():
+                return await peer.census(request, timeout_ms=timeout_ms)
             case _:
                 assert_never(request)
 
     def _apply(self, effect: Apply) -> None:
+        failpoint("raft.apply.before")
         data = [
             CommittedEntry(index=entry.index, term=entry.term, payload=entry.payload)
             for entry in effect.entries
@@ -414,6 +448,7 @@ class RaftDriver:
         if data:
             self._listener.on_committed(data)
         self._listener.on_applied(effect.entries[-1].index)
+        failpoint("raft.apply.before_answers")
         if not self._uncommitted:
             return
         for entry in effect.entries:
@@ -436,6 +471,7 @@ class RaftDriver:
 
     def _announce(self, effect: LeadershipChanged) -> None:
         self._leadership = Leadership(term=effect.term, leader_id=effect.leader_id, is_leader=effect.is_leader)
+        failpoint("raft.leadership.before_announce")
         logger.info(
             "node %d: term %d, leader %s%s",
             self._config.node_id,
@@ -451,8 +487,24 @@ class RaftDriver:
             self._leadership_lost.clear()
         self._listener.on_leadership(self._leadership)
 
+    def _tell(self, effect: FoundingChanged | StrangerNoticed) -> None:
+        """What an operator should know of a cluster that cannot begin, or of a voter that would begin anew."""
+        node_id = self._config.node_id
+        if isinstance(effect, StrangerNoticed):
+            logger.warning("node %d: %s", node_id, stranger_warning(effect.node_id))
+            return
+        report = effect.report
+        if report is None:
+            logger.info("node %d: takes part in the quorum", node_id)
+        elif report.obstacles:
+            logger.warning("node %d: %s; next: %s", node_id, founding_reason(report), next_steps(report))
+        else:
+            logger.info("node %d: %s", node_id, founding_reason(report))
+
     def _fail_uncommitted(self, message: str) -> None:
         uncommitted, self._uncommitted = self._uncommitted, {}
+        if uncommitted:
+            probe("raft.propose.outcome_unknown")
         for future in uncommitted.values():
             if not future.done():
                 future.set_exception(Disconnected(message))
@@ -464,7 +516,9 @@ class RaftDriver:
             self._writes_ready.clear()
             while self._writes and not self._is_stopped:
                 writes, self._writes = self._writes, []
+                failpoint("raft.persist.before")
                 await self._disk.run(partial(self._store.save, writes))
+                failpoint("raft.persist.after")
                 self._written(writes[-1].write_id)
 
     def _written(self, write_id: int) -> None:
@@ -473,6 +527,7 @@ class RaftDriver:
         while self._held and self._held[0].write_id <= write_id:
             held = self._held.popleft()
             self._send(held.to, held.message, held.causality_id)
+        failpoint("raft.persist.after_answers")
         self._step(Persisted(write_id=write_id))
 
     def _arm_timer(self) -> None:
@@ -509,6 +564,7 @@ class RaftDriver:
         if self._failure is not None:
             return
         self._failure = error
+        probe("raft.driver.stopped")
         logger.error("node %d: the quorum driver stops, %s failed", self._config.node_id, name, exc_info=error)
         self._stop()
         if self._on_fault is not None:

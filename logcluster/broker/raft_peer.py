@@ -10,6 +10,8 @@ import grpc
 from logcluster.core.raft.messages import (
     AppendRequest,
     AppendResponse,
+    CensusRequest,
+    CensusResponse,
     SnapshotRequest,
     SnapshotResponse,
     TimeoutNowRequest,
@@ -23,6 +25,8 @@ from logcluster.wire.gen.logcluster.internal.v1 import raft_pb2
 from logcluster.wire.raft_messages import (
     append_request_to_pb,
     append_response_from_pb,
+    census_request_to_pb,
+    census_response_from_pb,
     directory_to_pb,
     timeout_now_request_to_pb,
     vote_request_to_pb,
@@ -43,6 +47,7 @@ class RaftStub(Protocol):
     AppendEntries: Callable[..., Any]
     InstallSnapshot: Callable[..., Any]
     TimeoutNow: Callable[..., Any]
+    Census: Callable[..., Any]
 
 
 def disconnected(error: grpc.RpcError) -> LogClusterError:
@@ -88,6 +93,11 @@ class StubRaftPeer:
             self._stub().TimeoutNow(message, timeout=timeout_ms / 1000)
         )
         return TimeoutNowResponse(term=answer.term)
+
+    async def census(self, request: CensusRequest, *, timeout_ms: int) -> CensusResponse:
+        message = census_request_to_pb(request, cluster_id=self._cluster_id)
+        answer: raft_pb2.CensusResponse = await self._await(self._stub().Census(message, timeout=timeout_ms / 1000))
+        return census_response_from_pb(answer)
 
     async def install_snapshot(self, request: SnapshotRequest, *, timeout_ms: int) -> SnapshotResponse:
         """Send the snapshot chunk by chunk, from where the peer wants it.

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from logcluster.core.raft.census import FoundingReport, Obstacle
 from logcluster.core.raft.effects import RefusalReason, Refused
 from logcluster.core.raft.messages import (
     AppendRequest,
     AppendResponse,
+    CensusRequest,
+    CensusResponse,
     Snapshot,
     SnapshotRequest,
     SnapshotResponse,
@@ -84,6 +87,8 @@ class RaftPeer(Protocol):
 
     async def timeout_now(self, request: TimeoutNowRequest, *, timeout_ms: int) -> TimeoutNowResponse: ...
 
+    async def census(self, request: CensusRequest, *, timeout_ms: int) -> CensusResponse: ...
+
 
 _REFUSAL_ERRORS: dict[RefusalReason, type[LogClusterError]] = {
     RefusalReason.NOT_LEADER: NotController,
@@ -105,3 +110,48 @@ def refusal_error(refused: Refused) -> LogClusterError:
     if refused.leader_id is None:
         return error_type(refused.reason.value)
     return error_type(refused.reason.value, leader_id=refused.leader_id)
+
+
+def founding_reason(report: FoundingReport) -> str:
+    """Why this voter takes no part in elections yet, for people."""
+    if report.obstacles:
+        return "; ".join(f"voter {node_id}: {obstacle.value}" for node_id, obstacle in report.obstacles)
+    if report.silent:
+        return f"waiting for {_voters(report.silent)} to appear for the first election"
+    return "waiting for all voters to accept one another for the first election"
+
+
+def hindrance(report: FoundingReport | None, strangers: Sequence[int]) -> str | None:
+    """What may keep the quorum without a leader, for people; None if nothing is known."""
+    if report is not None:
+        return founding_reason(report)
+    return f"{_voters(strangers)} came back with empty disks and cannot vote" if strangers else None
+
+
+def _voters(node_ids: Sequence[int]) -> str:
+    return f"voter{'s' if len(node_ids) > 1 else ''} {', '.join(str(node_id) for node_id in node_ids)}"
+
+
+_NEXT_STEPS: dict[Obstacle, str] = {
+    Obstacle.NOT_A_VOTER: (
+        "nothing is started anew; put the old disk back, or let the voters that have theirs replace this one; if a"
+        " majority lost its disks, stop the empty ones and restore a majority"
+    ),
+    Obstacle.LOST_STORE: "restore the directory `quorum` below `data.dir`, or empty `data.dir` and replace this voter",
+    Obstacle.OTHER_VOTERS: "compare `quorum.voters` of all voters; if none ever had a leader, empty all their disks",
+    Obstacle.OTHER_DISK: "put that disk back; if no voter ever had a leader, empty all their disks and start again",
+    Obstacle.NOT_ACCEPTED: "compare `quorum.voters` of all voters",
+}
+
+
+def next_steps(report: FoundingReport) -> str:
+    """What an operator can do about the obstacles."""
+    return "; ".join(dict.fromkeys(_NEXT_STEPS[obstacle] for _, obstacle in report.obstacles))
+
+
+def stranger_warning(node_id: int) -> str:
+    """What to know of a voter that came back with another, empty disk."""
+    return (
+        f"voter {node_id} came back with an empty disk and does not count towards a majority with it;"
+        " next: put its old disk back, or replace the voter"
+    )

@@ -28,8 +28,10 @@ from logcluster.model.errors import (
 )
 from logcluster.model.ids import TopicId
 from logcluster.model.limits import MIB
+from logcluster.model.probes import probe
 from logcluster.runtime.clock import Clock
 from logcluster.runtime.disk import DiskExecutor
+from logcluster.runtime.failpoints import failpoint
 from logcluster.wire.gen.logcluster.internal.v1 import replication_pb2 as pb
 from logcluster.wire.status import error_detail
 
@@ -149,6 +151,7 @@ class ReplicaFeed:
             if self.follower_id not in leader.remotes:
                 raise NotLeaderOrFollower("the broker asking is no replica as far as known here")
         except LogClusterError as error:
+            probe("replication.feed.subscription_refused")
             self._answer(pb.PartitionData(handle=handle, error=error_detail(error)))
             return
         log = partition.log
@@ -159,15 +162,19 @@ class ReplicaFeed:
             log_end_offset=log.log_end_offset,
         )
         if diverging is not None:
+            probe("replication.feed.diverging_epoch_found")
             point = pb.DivergingEpoch(leader_epoch=diverging.leader_epoch, end_offset=diverging.end_offset)
             self._answer(pb.PartitionData(handle=handle, diverging_epoch=point))
             return
         if not log.log_start_offset <= fetch_offset <= log.log_end_offset:
+            probe("replication.feed.follower_out_of_range")
             self._answer(_refusal(handle, partition, OffsetOutOfRange(fetch_offset=fetch_offset)))
             return
         previous = partition.slots.get(self.follower_id)
         if previous is not None:
+            probe("replication.feed.subscription_replaced")
             previous.end(NotLeaderOrFollower("the follower subscribed again"))
+        failpoint("replication.feed.before_subscription")
         subscription = FeedSubscription(self, handle, partition, fetch_offset)
         self._subscriptions[handle] = subscription
         partition.slots[self.follower_id] = subscription
@@ -277,6 +284,7 @@ class ReplicaFeed:
             data = b""
             if subscription.next_offset < log_end_offset:
                 if room <= 0:
+                    probe("replication.feed.out_of_credit")
                     starved[subscription] = None
                     if subscription.sent_high_watermark >= partition.high_watermark:
                         continue
@@ -294,6 +302,7 @@ class ReplicaFeed:
         self.ready.update(starved)
         if not answers and not self._hello:
             return None
+        failpoint("replication.feed.before_message")
         self._answers = []
         self._last_message_ms = self._clock.monotonic_ms()
         message = pb.ReplicateResponse(partitions=answers)
@@ -314,6 +323,7 @@ class ReplicaFeed:
             self.end(subscription, error)
             return None
         if read is None:
+            probe("replication.feed.cold_read")
             subscription.is_reading = True
             self._cold[subscription] = None
             if self._cold_waiter is not None and not self._cold_waiter.done():

@@ -28,6 +28,7 @@ from logcluster.broker.producer_recovery import load_producers
 from logcluster.broker.replica_feed import ReplicaFeed
 from logcluster.broker.replica_stream import ReplicaStream
 from logcluster.broker.replica_upkeep import ReplicaUpkeep, UpkeepSettings
+from logcluster.broker.second_looks import SecondLooks
 from logcluster.core.metadata.image import EMPTY, MetadataDelta, MetadataImage, PartitionRegistration, TopicImage
 from logcluster.core.metadata.topic_config import TopicConfig
 from logcluster.core.replication.in_sync import LeaderSettings
@@ -43,8 +44,11 @@ from logcluster.model.errors import (
     UnknownTopicOrPartition,
 )
 from logcluster.model.ids import Endpoint, TopicId, TopicIdPartition, TopicPartition
+from logcluster.model.limits import LOG_TAIL_CACHE_SIZE_BYTES_MAX
+from logcluster.model.probes import probe
 from logcluster.runtime.clock import Clock
 from logcluster.runtime.disk import DiskExecutor
+from logcluster.runtime.failpoints import failpoint
 from logcluster.runtime.scope import FaultHandler, TaskScope
 from logcluster.storage.log import PartitionLog
 from logcluster.storage.log_config import LogConfig
@@ -69,6 +73,8 @@ class ReplicaSettings:
     cluster_id: str
     replica_lag_time_ms_max: int = 10_000
     flush_workers_max: int = 4
+    segment_bytes_max: int = 2**31 - 1
+    tail_cache_bytes_max: int = LOG_TAIL_CACHE_SIZE_BYTES_MAX
     upkeep: UpkeepSettings = field(default_factory=UpkeepSettings)
 
 
@@ -148,6 +154,11 @@ class ReplicaManager:
         registration = self.image.brokers.get(broker_id)
         return None if registration is None else registration.broker_epoch
 
+    def has_no_leader(self, key: TopicIdPartition) -> bool:
+        """Is this a partition that nobody leads, as far as known here?"""
+        registration = self.image.partition(key.topic_id, key.partition)
+        return registration is not None and registration.leader_id is None
+
     def partition(self, topic: str, index: int) -> Partition:
         """The hosted replica, in whatever role.
 
@@ -220,7 +231,7 @@ class ReplicaManager:
         self._call_soon_threadsafe = asyncio.get_running_loop().call_soon_threadsafe
         for log in list(self.log_manager.logs()):
             producers = ProducerStates()
-            now_ms = self.clock.now_ms()
+            now_ms = self.clock.monotonic_ms()
             try:
                 await self.disk.run(_loader(log, producers, now_ms))
             except CorruptLog as error:
@@ -230,6 +241,7 @@ class ReplicaManager:
         self.flusher.start(self._scope)
         self._scope.spawn(self._isr_updates.run(), name="isr-updates")
         self._scope.spawn(self._upkeep.run(), name="upkeep")
+        self._scope.spawn(SecondLooks(self).run(), name="second-looks")
 
     async def close(self, *, clean: bool) -> bool:
         """End every role, stream and log; returns whether the shutdown was clean (synced and marked).
@@ -247,10 +259,12 @@ class ReplicaManager:
 
         def close_all() -> bool:
             try:
+                failpoint("broker.close.before_logs")
                 for partition in partitions:
                     partition.close(clean=is_clean)
             except StorageFailure:
                 return self.log_manager.close(clean=False)
+            failpoint("broker.close.before_directory")
             return self.log_manager.close(clean=is_clean, broker_epoch=self.broker_epoch)
 
         return await self.disk.run(close_all)
@@ -318,6 +332,7 @@ class ReplicaManager:
             partition = self._host(topic, registration, key)
         known_epoch = partition.leader_epoch
         if known_epoch is not None and registration.leader_epoch < known_epoch:
+            probe("broker.metadata.older_leader_epoch_ignored")
             return
         if registration.leader_id == self.broker_id:
             self._lead(partition, registration)
@@ -330,6 +345,7 @@ class ReplicaManager:
     def _lead(self, partition: Partition, registration: PartitionRegistration) -> None:
         is_new = partition.leader is None or partition.leader.leader_epoch != registration.leader_epoch
         if is_new and partition.log.leader_epochs.latest == registration.leader_epoch:
+            probe("replication.leader.refused_to_lead_twice")
             # An earlier life of this broker, or another broker, has written in this epoch: (offset, epoch) would become
             # ambiguous. The controller must give a new one.
             logger.error("%s: refused to lead twice in epoch %d", partition.topic_partition, registration.leader_epoch)
@@ -412,17 +428,20 @@ class ReplicaManager:
             self._unfollow(stale)
             self._unhost(stale)
         if key in self.log_manager.quarantined and self._failed.may_begin_anew(registration):
+            probe("replication.damaged_log.refetched")
+            failpoint("replication.damaged_log.before_replace")
             logger.warning("%s-%d: refetching a damaged log from its leader", topic.name, registration.partition)
             self.log_manager.replace_quarantined(key)
             self._failed.forget(key)
         config = TopicConfig.from_overrides(topic.config)
         log = self.log_manager.get_or_create(
-            TopicPartition(topic.name, registration.partition), registration.topic_id, log_config(config)
+            TopicPartition(topic.name, registration.partition), registration.topic_id, log_config(config, self.settings)
         )
         producers = self._loaded_producers.pop(key, None)
         if producers is None:
             producers = ProducerStates()
-            load_producers(log, producers, now_ms=self.clock.now_ms())
+            load_producers(log, producers, now_ms=self.clock.monotonic_ms())
+        failpoint("broker.partition.before_host")
         partition = Partition(log, config, producers, self)
         self._by_id[key] = partition
         self._by_topic.setdefault(topic.name, {})[registration.partition] = partition
@@ -448,6 +467,7 @@ class ReplicaManager:
             if log.topic_id in image.deleted_topic_ids:
                 self._delete_log(log.topic_id_partition)
         for stray in self.log_manager.strays(lambda key: key.topic_id in image.topics):
+            probe("storage.stray.kept")
             logger.warning("%s: not in the metadata; its data is kept in %s", stray.topic_partition, stray.directory)
 
     def _delete_log(self, key: TopicIdPartition) -> None:
@@ -458,6 +478,7 @@ class ReplicaManager:
             self._unhost(partition)
         self._loaded_producers.pop(key, None)
         self._failed.forget(key)
+        failpoint("broker.topic.before_delete_log")
         try:
             self.log_manager.delete(key)
         except StorageFailure as error:
@@ -470,7 +491,7 @@ class ReplicaManager:
         for index in topic.partitions:
             partition = self._by_id.get(TopicIdPartition(topic.topic_id, index))
             if partition is not None:
-                partition.log.config = log_config(config)
+                partition.log.config = log_config(config, self.settings)
                 partition.set_config(config)
 
     # -- failures ------------------------------------------------------------------------------------------------
@@ -503,6 +524,7 @@ class ReplicaManager:
         if partition is None or partition.log.failure is None:
             return
         logger.error("%s: damaged, this replica steps aside: %s", partition.topic_partition, error.message)
+        failpoint("replication.damaged_log.before_step_aside")
         last_epoch = partition.leader_epoch
         self._unfollow(partition)
         # Others may hold what was appended here, so that this is no definite refusal (P9).
@@ -511,6 +533,14 @@ class ReplicaManager:
         registration = self.image.partition(key.topic_id, key.partition)
         if registration is not None:
             self._failed.note(registration, last_epoch=registration.leader_epoch if last_epoch is None else last_epoch)
+
+    def on_sound_again(self, key: TopicIdPartition) -> None:
+        """A log that had stepped aside is in use again: take the role that is due, and let the controller know."""
+        self._failed.forget(key)
+        registration = self.image.partition(key.topic_id, key.partition)
+        if registration is not None:
+            logger.warning("partition %d: its log was read again and is sound", registration.partition)
+            self._apply_guarded(registration)
 
     # -- admin ---------------------------------------------------------------------------------------------------
 
@@ -526,20 +556,22 @@ class ReplicaManager:
         offset = partition.high_watermark if before_offset is None else before_offset
         if offset > partition.high_watermark:
             raise OffsetOutOfRange(offset=offset, high_watermark=partition.high_watermark)
+        probe("broker.records.deleted")
         partition.log.advance_log_start(offset)
         for slot in partition.slots.values():
             slot.on_append()
         return partition.log.log_start_offset
 
 
-def log_config(config: TopicConfig) -> LogConfig:
-    """What of a topic's settings concerns the log."""
+def log_config(config: TopicConfig, settings: ReplicaSettings) -> LogConfig:
+    """What of a topic's settings concerns the log, within the broker's own bounds."""
     return LogConfig(
-        segment_bytes=config.segment_bytes,
+        segment_bytes=min(config.segment_bytes, settings.segment_bytes_max),
         segment_ms=config.segment_ms,
         retention_ms=config.retention_ms,
         retention_bytes=config.retention_bytes,
         max_message_bytes=max(1, config.max_message_bytes),
+        tail_cache_bytes_max=settings.tail_cache_bytes_max,
     )
 
 

@@ -25,10 +25,11 @@ from logcluster.core.replication.follower import AskAgain, FollowerDecision, Res
 from logcluster.model.epochs import EpochEnd
 from logcluster.model.errors import LogClusterError, OffsetOutOfRange
 from logcluster.model.limits import MIB
+from logcluster.model.probes import probe
 from logcluster.runtime.clock import Clock
+from logcluster.runtime.failpoints import failpoint
 from logcluster.runtime.scope import TaskScope
-from logcluster.wire.gen.logcluster.internal.v1 import replication_pb2 as pb
-from logcluster.wire.gen.logcluster.internal.v1 import replication_pb2_grpc
+from logcluster.wire.gen.logcluster.internal.v1 import replication_pb2 as pb, replication_pb2_grpc
 from logcluster.wire.status import error_from_detail, error_from_rpc
 
 logger = logging.getLogger("logcluster.replica_stream")
@@ -136,6 +137,7 @@ class ReplicaStream:
     def on_leader_registration(self, broker_epoch: int | None) -> None:
         """The leader's registration changed: a connection to an earlier process is given up."""
         if self._call is not None and broker_epoch != self._leader_broker_epoch:
+            probe("replication.follower.leader_registered_again")
             self._call.cancel()
 
     def _drop_subscription(self, partition: Partition) -> None:
@@ -195,6 +197,7 @@ class ReplicaStream:
             leader_broker_epoch=self._leader_broker_epoch or 0,
         )
         writer: asyncio.Task[None] | None = None
+        failpoint("replication.follower.before_hello")
         try:
             await call.write(pb.ReplicateRequest(hello=hello, credit_bytes=CREDIT_BYTES))
             writer = self._scope.spawn(self._write_when_woken(call), name=f"replica-writer-{self.leader_id}")
@@ -267,6 +270,7 @@ class ReplicaStream:
     def _collect(self) -> pb.ReplicateRequest:
         reports: list[pb.ProgressReport] = []
         if self._to_report:
+            failpoint("replication.follower.before_report")
             to_report, self._to_report = self._to_report, {}
             for subscription in to_report:
                 partition = subscription.partition
@@ -300,6 +304,7 @@ class ReplicaStream:
         position = follower.position(
             log.leader_epochs, log_start_offset=log.log_start_offset, log_end_offset=log.log_end_offset
         )
+        failpoint("replication.follower.before_subscribe")
         subscription = _Subscription(self._next_handle, partition)
         self._next_handle += 1
         self._partitions[partition] = subscription
@@ -324,11 +329,13 @@ class ReplicaStream:
             self._credit_to_give += len(batches)
             subscription = by_handle.get(data.handle)
             if subscription is None:
+                probe("replication.follower.late_data_dropped")
                 continue
             partition = subscription.partition
             if batches:
                 if not self._append(partition, batches):
                     continue
+                failpoint("replication.follower.after_append")
                 if not partition.is_synced_before_report:
                     self._to_report[subscription] = None
             elif data.HasField("error") or data.HasField("diverging_epoch"):
@@ -341,6 +348,7 @@ class ReplicaStream:
         try:
             partition.append_as_follower(batches)
         except LogClusterError as error:
+            probe("replication.follower.refused_batches")
             logger.warning("%s: cannot append what the leader sent: %s", partition.topic_partition, error.message)
             self._drop_subscription(partition)
             if partition.log.failure is None:
@@ -356,6 +364,7 @@ class ReplicaStream:
         log_start_offset = data.log_start_offset
         log = partition.log
         if log_start_offset > log.log_start_offset and log.failure is None:
+            probe("replication.follower.log_start_advanced")
             log.advance_log_start(min(log_start_offset, log.log_end_offset))
 
     def _on_end(self, subscription: _Subscription, data: pb.PartitionData) -> None:
@@ -368,6 +377,7 @@ class ReplicaStream:
             return
         log = partition.log
         decision: FollowerDecision = AskAgain()
+        failpoint("replication.follower.before_decision")
         if data.HasField("diverging_epoch"):
             point = data.diverging_epoch
             decision = follower.on_diverging_epoch(
@@ -399,9 +409,11 @@ class ReplicaStream:
                         decision.offset,
                         " (BELOW the high watermark)" if decision.is_below_high_watermark else "",
                     )
+                    failpoint("replication.follower.before_truncate")
                     partition.truncate_to(decision.offset)
                 case Restart():
                     logger.info("%s: start over at %d", partition.topic_partition, decision.offset)
+                    failpoint("replication.follower.before_restart")
                     partition.restart_at(decision.offset)
                 case AskAgain():
                     self._subscribe_later(partition)
@@ -409,6 +421,7 @@ class ReplicaStream:
         except LogClusterError as error:
             logger.error("%s: cannot cut the log: %s", partition.topic_partition, error.message)
             return
+        failpoint("replication.follower.after_cut")
         self._to_subscribe[partition] = None
 
     def _subscribe_later(self, partition: Partition) -> None:

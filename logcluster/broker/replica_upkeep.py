@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from logcluster.broker.partition import Partition
 from logcluster.model.errors import LogClusterError
+from logcluster.runtime.failpoints import failpoint
 
 if TYPE_CHECKING:
     from logcluster.broker.replica_manager import ReplicaManager
@@ -99,20 +100,22 @@ class ReplicaUpkeep:
         self._checkpoints_due -= 1
         manager.flusher.flush_lazily()
         write = manager.log_manager.prepare_checkpoint()
+        failpoint("replication.upkeep.before_checkpoint")
         try:
             await manager.disk.run(write.run)
         except LogClusterError:
             return  # the directory has stopped, and says so itself
 
     def apply_retention(self, now_ms: int) -> None:
-        """Delete old segments and forget old producers."""
+        """Delete old segments, by the wall clock, and forget idle producers, by the monotonic `now_ms`."""
         manager = self._manager
         wall_ms = manager.clock.now_ms()
         for partition in list(manager.partitions):
             log = partition.log
             if log.failure is not None:
                 continue
-            partition.producers.expire(wall_ms, expiration_ms=self._settings.producer_expiration_ms)
+            failpoint("replication.upkeep.before_retention")
+            partition.producers.expire(now_ms, expiration_ms=self._settings.producer_expiration_ms)
             try:
                 log.apply_retention(
                     wall_ms,
@@ -133,6 +136,7 @@ class ReplicaUpkeep:
         self._collect_trash(now_ms)
         due = [paths for due_ms, paths in self._trash if due_ms <= now_ms]
         if due:
+            failpoint("replication.upkeep.before_trash")
             self._trash = [entry for entry in self._trash if entry[0] > now_ms]
             manager = self._manager
             for paths in due:

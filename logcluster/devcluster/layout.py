@@ -22,6 +22,9 @@ FREE_PORT_FIRST: Final = 10_000
 FREE_PORT_LAST: Final = 32_000
 """Linux takes ports of outgoing connections from above this range, so a restarted node finds its port free."""
 
+DEV_GROUP_PARTITIONS: Final = 8
+"""Of the internal topic of consumer groups: enough for a cluster on one machine."""
+
 Settings = Mapping[str, Mapping[str, object]]
 """Additions to node.toml: section -> key -> value."""
 
@@ -144,6 +147,7 @@ def render_toml(plan: NodePlan, plans: Sequence[NodePlan], *, cluster_id: str, s
         },
         "quorum": {"voters": voters},
         "data": {"dir": str(plan.data_directory)},
+        "groups": {"partitions": DEV_GROUP_PARTITIONS},
     }
     for section, values in (settings or {}).items():
         sections.setdefault(section, {}).update(values)

@@ -143,8 +143,7 @@ def build_grpc_server(
     health = None
     names = list(reflected_services)
     if with_health:
-        from grpc_health.v1 import _async as health_async
-        from grpc_health.v1 import health_pb2, health_pb2_grpc
+        from grpc_health.v1 import _async as health_async, health_pb2, health_pb2_grpc
 
         health = health_async.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health, server)  # type: ignore[no-untyped-call]  # no stubs

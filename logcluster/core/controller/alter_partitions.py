@@ -2,7 +2,10 @@
 
 Order and errors follow Kafka's AlterPartition: unknown partition; epochs ahead of ours (then we are the stale one:
 KAFKA-14154); leader epoch behind; sender not the leader; partition epoch behind; impossible sets; members that may
-not be in sync. Only the last proves to the leader that the change was not and will not be applied.
+not be in sync. Only the last proves to the leader that this copy of its request was not and will not be applied.
+
+A proposal of the set that is committed already changes nothing but the partition epoch. It asks nobody to be eligible,
+and no copy of an earlier proposal is accepted after it: so a leader gets rid of a doubt.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from logcluster.model.errors import (
     UnknownTopicOrPartition,
 )
 from logcluster.model.ids import TopicId
+from logcluster.model.probes import probe
 
 
 def alter_partitions(
@@ -61,9 +65,11 @@ def alter_partitions(
         except LogClusterError as error:
             results.append(_result(item, before, error))
             continue
-        if record is not None:
-            records.append(record)
-        results.append(_result(item, before if record is None else record, None))
+        if record is None:
+            probe("controller.alter.confirmed")
+            record = _confirmation(before, f"confirmed for leader {request.broker_id}")
+        records.append(record)
+        results.append(_result(item, record, None))
     return records, tuple(results)
 
 
@@ -75,6 +81,7 @@ def check_broker_epoch(state: ControllerState, broker_id: int, broker_epoch: int
     """
     broker = state.broker(broker_id)
     if broker is None or broker.broker_epoch != broker_epoch:
+        probe("controller.request.stale_broker_epoch")
         raise StaleBrokerEpoch(
             f"broker {broker_id} is not registered with epoch {broker_epoch}",
             broker_id=broker_id,
@@ -82,6 +89,22 @@ def check_broker_epoch(state: ControllerState, broker_id: int, broker_epoch: int
             current_broker_epoch=None if broker is None else broker.broker_epoch,
         )
     return broker
+
+
+def _confirmation(before: PartitionRegistration, reason: str) -> PartitionChangeRecord:
+    """The partition as it is, under the next partition epoch."""
+    return PartitionChangeRecord(
+        topic_id=before.topic_id,
+        partition=before.partition,
+        in_sync_replicas=before.in_sync_replicas,
+        eligible_leader_replicas=before.eligible_leader_replicas,
+        last_known_leaders=before.last_known_leaders,
+        leader_id=before.leader_id,
+        leader_epoch=before.leader_epoch,
+        partition_epoch=before.partition_epoch + 1,
+        recovering=before.is_recovering,
+        reason=reason,
+    )
 
 
 def _unknown(state: ControllerState, item: AlterPartition) -> LogClusterError:
@@ -95,19 +118,23 @@ def _check(
 ) -> None:
     leader_epoch, partition_epoch = before.leader_epoch, before.partition_epoch
     if item.leader_epoch > leader_epoch or item.partition_epoch > partition_epoch:
+        probe("controller.alter.sender_knows_newer_epochs")
         raise NotController(
             "the request knows newer epochs than this controller",
             leader_epoch=leader_epoch,
             partition_epoch=partition_epoch,
         )
     if item.leader_epoch < leader_epoch:
+        probe("controller.alter.stale_leader_epoch")
         raise FencedLeaderEpoch(leader_id=before.leader_id, leader_epoch=leader_epoch)
     if request.broker_id != before.leader_id:
         raise InvalidRequest(f"broker {request.broker_id} does not lead the partition", leader_id=before.leader_id)
     if item.partition_epoch < partition_epoch:
+        probe("controller.alter.stale_partition_epoch")
         raise InvalidUpdateVersion(leader_epoch=leader_epoch, partition_epoch=partition_epoch)
     _check_set(item, before)
-    _check_eligible(item, state)
+    if frozenset(member.broker_id for member in item.new_in_sync_replicas) != frozenset(before.in_sync_replicas):
+        _check_eligible(item, state)
 
 
 def _check_set(item: AlterPartition, before: PartitionRegistration) -> None:
@@ -138,6 +165,7 @@ def _check_eligible(item: AlterPartition, state: ControllerState) -> None:
         elif broker.broker_epoch != member.broker_epoch:
             ineligible[member.broker_id] = f"registered with epoch {broker.broker_epoch}, not {member.broker_epoch}"
     if ineligible:
+        probe("controller.alter.ineligible_member")
         reasons = "; ".join(f"broker {broker_id} is {why}" for broker_id, why in ineligible.items())
         raise IneligibleReplica(reasons, broker_ids=sorted(ineligible))
 

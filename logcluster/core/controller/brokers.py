@@ -55,6 +55,7 @@ from logcluster.model.errors import (
 )
 from logcluster.model.ids import TopicId
 from logcluster.model.limits import BROKERS_MAX
+from logcluster.model.probes import probe
 
 FailedEpochs = Mapping[PartitionKey, int]
 """What one broker says of its damaged replicas: the leader epoch each report speaks of."""
@@ -86,10 +87,12 @@ class Brokers:
             )
         before = self._state.broker(request.broker_id)
         if before is not None and before.incarnation_id == request.incarnation_id:
+            probe("controller.register.same_process_again")
             return self._amend(request, before)
         if before is None and len(self._state.image.brokers) >= BROKERS_MAX:
             raise Overloaded(f"the cluster has {BROKERS_MAX} brokers, the most there can be")
         if before is not None and self._sessions.is_live(request.broker_id, now_ms=now_ms):
+            probe("controller.register.refused_while_earlier_lives")
             raise DuplicateBrokerRegistration(
                 f"another process is registered as broker {request.broker_id} at {before.host}:{before.lane_port}",
                 broker_id=request.broker_id,
@@ -141,19 +144,23 @@ class Brokers:
         is_fenced = broker.is_fenced
         if session.is_failed:
             if not broker.is_fenced:
+                probe("controller.fence.log_directory_failed")
                 # Back after a repair, it holds what it had synced: the same as after an unclean stop.
                 reason = f"broker {broker.broker_id}'s log directory failed"
                 records = self._fence(broker, copy=CopyState.UNCLEAN_STOP, reason=reason)
                 is_fenced = True
         elif request.want_shutdown and not broker.in_controlled_shutdown:
+            probe("controller.shutdown.begun")
             records = self._begin_shutdown(broker)
             session.shutdown_offset = index
         else:
             if request.want_shutdown:
                 if session.shutdown_offset is None:
+                    probe("controller.shutdown.inherited")
                     # Begun under an earlier controller: everything known now includes it.
                     session.shutdown_offset = self._state.image.offset
             elif broker.is_fenced and session.metadata_offset >= max(session.unfence_offset, broker.broker_epoch):
+                probe("controller.broker.unfenced")
                 records = self._unfence(broker, failed)
                 is_fenced = False
             elif has_recovered:
@@ -161,6 +168,8 @@ class Brokers:
                 records = self._fill_vacancies(broker.broker_id, failed, live, f"broker {broker.broker_id} is repaired")
             records += self._step_aside(broker.broker_id, failed)
         may_shut_down = request.want_shutdown and self.may_shut_down(request.broker_id)
+        if may_shut_down:
+            probe("controller.shutdown.granted")
         response = HeartbeatResult(is_fenced=is_fenced, may_shut_down=may_shut_down)
         return Result(records=tuple(records), response=response)
 
@@ -181,6 +190,7 @@ class Brokers:
         """Fence a broker that was found dead; nothing happens when it has registered again or is fenced."""
         broker = self._state.broker(request.broker_id)
         if broker is None or broker.is_fenced or broker.broker_epoch != request.broker_epoch:
+            probe("controller.fence.overtaken")
             return Result(records=(), response=None)
         session = self._sessions.get(request.broker_id)
         if session is not None:
@@ -297,6 +307,7 @@ class Brokers:
                 reason=reason,
             )
             if record is not None:
+                probe("controller.vacancy.filled")
                 records.append(record)
         return records
 
@@ -312,7 +323,9 @@ class Brokers:
         for (topic_id, index), leader_epoch in failed.items():
             partition = self._state.image.partition(topic_id, index)
             if partition is None or partition.leader_epoch != leader_epoch or broker_id not in partition.replicas:
+                probe("controller.damage.report_overtaken")
                 continue
+            probe("controller.damage.replica_stepped_aside")
             record = change_partition(
                 partition,
                 in_sync=without(partition.in_sync_replicas, broker_id),
@@ -365,9 +378,12 @@ class Brokers:
 
 def _copy_after_restart(request: RegisterBroker, before: BrokerRegistration) -> CopyState:
     if request.directory_id != before.directory_id:
+        probe("controller.register.other_disk")
         return CopyState.LOST
     if request.previous_broker_epoch == before.broker_epoch:
+        probe("controller.register.after_clean_stop")
         return CopyState.CLEAN
+    probe("controller.register.after_unclean_stop")
     return CopyState.UNCLEAN_STOP
 
 

@@ -23,6 +23,7 @@ from logcluster.model.errors import (
     PreferredLeaderNotAvailable,
     UnknownTopicOrPartition,
 )
+from logcluster.model.probes import probe
 
 LEADER_MOVES_PER_SCAN: Final = 200
 
@@ -72,6 +73,7 @@ class Leaders:
                 continue
             record = self._change(partition, live, Wish(preferred=target), "leaderships are evened out")
             if record is not None:
+                probe("controller.leadership.evened_out")
                 records.append(record)
         return Result(records=tuple(records), response=None)
 

@@ -36,6 +36,7 @@ from logcluster.core.controller.sessions import DamagedReplicas
 from logcluster.core.metadata.image import BrokerRegistration, PartitionRegistration
 from logcluster.core.metadata.records import PartitionChangeRecord
 from logcluster.core.metadata.topic_config import TopicConfig
+from logcluster.model.probes import probe
 
 
 class CopyState(Enum):
@@ -158,19 +159,24 @@ def elect(
         return Election(current, in_sync)
     candidates = [member for member in before.replicas if member in in_sync and member in active]
     if candidates:
+        probe("controller.election.in_sync_replica")
         return Election(_most_wanted(candidates, live, wish), in_sync)
     if in_sync:
+        probe("controller.election.in_sync_replicas_inactive")
         return Election(None, in_sync)
     for member in eligible:
         if member in active:
+            probe("controller.election.eligible_replica")
             return Election(member, (member,))
     if not eligible:
         for member in last_known:
             if member in active:
+                probe("controller.election.last_known_leader")
                 return Election(member, (member,), is_unclean=not rules.is_synced)
     if rules.is_unclean_allowed or wish.allow_unclean:
         survivors = [member for member in before.replicas if member in active]
         if survivors:
+            probe("controller.election.unclean")
             chosen = _most_wanted(survivors, live, wish)
             return Election(chosen, (chosen,), is_unclean=True)
     return Election(None, ())
@@ -203,12 +209,17 @@ def change_partition(
     eligible = () if clears_eligible else _eligible_after(before, in_sync, leaving, leaving_copy, rules)
     last_known = before.last_known_leaders if before.leader_id is None else (before.leader_id,)
     if leaving_copy is CopyState.LOST:
+        probe("controller.copy.lost")
         last_known = tuple(member for member in last_known if member != leaving)
     election = elect(
         before, in_sync=in_sync, eligible=eligible, last_known=last_known, live=live, rules=rules, wish=wish
     )
+    if election.leader_id is None and any(member in live.active for member in before.replicas):
+        probe("controller.election.unclean_refused")
     if election.is_unclean or len(election.in_sync_replicas) >= rules.effective_min_in_sync(before):
         eligible = ()
+    elif len(election.in_sync_replicas) < len(before.in_sync_replicas):
+        probe("controller.in_sync.shrunk_below_min")
     leads_anew = (
         election.leader_id != before.leader_id
         or election.is_unclean
@@ -250,6 +261,7 @@ def _eligible_after(
         if (leaving_copy is CopyState.UNCLEAN_STOP and rules.is_synced) or (
             leaving_copy is CopyState.DAMAGED and is_last
         ):
+            probe("controller.eligible.doubtful_kept")
             members.append(leaving)
     return tuple(members)
 

@@ -149,10 +149,15 @@ class NewTopic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateTopics:
-    """Create topics; each succeeds or fails alone, those that succeed do so together."""
+    """Create topics; each succeeds or fails alone, those that succeed do so together.
+
+    Args:
+        by_cluster: a broker asks for an internal topic; users cannot make any.
+    """
 
     topics: tuple[NewTopic, ...]
     validate_only: bool = False
+    by_cluster: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

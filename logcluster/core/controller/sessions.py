@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from logcluster.core.controller.state import PartitionKey
 from logcluster.core.metadata.image import BrokerRegistration, PartitionRegistration
+from logcluster.model.probes import probe
 
 DamagedReplicas = Mapping[PartitionKey, Mapping[int, int]]
 """By partition: which brokers say that their copy is damaged, each with the leader epoch it speaks of."""
@@ -128,9 +129,12 @@ class BrokerSessions:
         if session is None:
             return "no session"
         if session.is_gone:
+            probe("controller.session.process_gone")
             return "its process is gone"
         if now_ms - session.last_contact_ms >= self._timeout_ms:
+            probe("controller.session.silent")
             return f"silent for {now_ms - session.last_contact_ms} ms"
         if session.dropped_at_ms is not None and now_ms - session.dropped_at_ms >= self._grace_ms:
+            probe("controller.session.disconnected")
             return f"disconnected for {now_ms - session.dropped_at_ms} ms"
         return None

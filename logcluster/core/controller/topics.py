@@ -45,6 +45,7 @@ from logcluster.model.errors import (
     UnknownTopicOrPartition,
 )
 from logcluster.model.ids import TopicId
+from logcluster.model.internal_topics import is_internal
 from logcluster.model.limits import (
     METADATA_BATCH_RECORDS_MAX,
     PARTITIONS_PER_CLUSTER_MAX,
@@ -74,6 +75,19 @@ def check_topic_name(name: str) -> None:
         raise InvalidTopic(f"{name!r} has characters that a topic name cannot have")
 
 
+_IS_INTERNAL: Final = "{name!r}: a name that begins with two underscores is of the cluster's own topics"
+
+
+def refuse_internal(name: str) -> None:
+    """Check that users may make, grow or delete the topic.
+
+    Raises:
+        InvalidTopic: it is one of the cluster's own.
+    """
+    if is_internal(name):
+        raise InvalidTopic(_IS_INTERNAL.format(name=name))
+
+
 class Topics:
     """Handlers of everything about topics; they read the state and change nothing."""
 
@@ -95,6 +109,8 @@ class Topics:
             try:
                 if names.count(topic.name) > 1:
                     raise InvalidRequest(f"topic {topic.name!r} stands twice in the request")
+                if not request.by_cluster:
+                    refuse_internal(topic.name)
                 topic_records, assignments = self._create_one(topic, pending_partitions=created)
                 if len(records) + len(topic_records) > METADATA_BATCH_RECORDS_MAX:
                     raise InvalidPartitions(
@@ -223,6 +239,9 @@ class Topics:
                 error = UnknownTopicOrPartition(f"there is no topic {name!r}", topic=name)
                 results.append(TopicResult(name=name, error=error))
                 continue
+            if is_internal(name):
+                results.append(TopicResult(name=name, error=InvalidTopic(_IS_INTERNAL.format(name=name))))
+                continue
             seen.add(name)
             records.append(RemoveTopicRecord(topic_id=topic.topic_id))
             results.append(TopicResult(name=name, topic_id=topic.topic_id, partitions=len(topic.partitions)))
@@ -233,7 +252,9 @@ class Topics:
 
         Raises:
             UnknownTopicOrPartition, InvalidPartitions, InvalidReplicaAssignment, InvalidReplicationFactor
+            InvalidTopic: it is the cluster's own; what is in it would belong to other partitions then.
         """
+        refuse_internal(request.topic)
         topic = self._find(request.topic)
         present = len(topic.partitions)
         added = request.partitions - present

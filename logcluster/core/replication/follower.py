@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from logcluster.model.epochs import EpochEnd, LeaderEpochHistory
 from logcluster.model.invariants import InvariantViolation
+from logcluster.model.probes import probe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +87,12 @@ class FollowerState:
         """
         offset, _ = history.truncation_offset(leader_end, log_end_offset)
         if offset < log_start_offset:
+            probe("replication.follower.diverged_below_log_start")
             return Restart(offset=leader_end.end_offset)
         if offset >= log_end_offset:
+            probe("replication.follower.divergence_overtaken")
             return AskAgain()
+        probe("replication.follower.truncated_by_diverging_epoch")
         return self._truncate(offset)
 
     def on_out_of_range(
@@ -96,8 +100,10 @@ class FollowerState:
     ) -> FollowerDecision:
         """The leader has nothing at this log's end: cut to its end, or start over at its start, or it was a race."""
         if log_end_offset > leader_log_end_offset:
+            probe("replication.follower.truncated_beyond_leader_end")
             return self._truncate(leader_log_end_offset)
         if log_end_offset < leader_log_start_offset:
+            probe("replication.follower.restarted_at_leader_start")
             return Restart(offset=leader_log_start_offset)
         return AskAgain()
 
@@ -110,6 +116,8 @@ class FollowerState:
         self.partition_epoch = max(self.partition_epoch, partition_epoch)
 
     def _truncate(self, offset: int) -> Truncate:
+        if offset < self.high_watermark:
+            probe("replication.follower.truncated_below_high_watermark")
         return Truncate(offset=offset, is_below_high_watermark=offset < self.high_watermark)
 
     def check(self, log_end_offset: int) -> None:

@@ -52,6 +52,8 @@ class ProposalKind(Enum):
     EXPAND = "expand"
     SHRINK = "shrink"
     RECOVERED = "recovered"
+    SETTLE = "settle"
+    """Nothing: the committed set again, for the newer partition epoch that no copy of an earlier proposal survives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,8 @@ class AlterReaction(Enum):
     RETRY = "retry"
     WAIT_FOR_METADATA = "wait for metadata"
     ROLLED_BACK = "rolled back"
+    SETTLE = "settle"
+    """Refused, but an earlier copy may still be applied: the leader's new `pending` is to be sent instead."""
     IGNORED = "ignored"
 
 

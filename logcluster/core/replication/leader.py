@@ -4,6 +4,8 @@ Owns: the progress of every remote replica, the committed in-sync set with at mo
 watermark. Invariants: the high watermark never goes back and never passes this log's end; it only advances while the
 committed in-sync set has its minimum size, and only to what every member of the *maximal* set reported (committed set
 plus proposed newcomers; a proposed leaver still counts), so that an unanswered change can only make commitment harder.
+A newcomer that was refused after an unknown outcome stays in that set (it is in doubt): a copy of the proposal may
+still arrive, when it is eligible again. Only a newer partition epoch ends the doubt; a `SETTLE` proposal brings it.
 
 A report is an acknowledgement: "I hold everything below". With `flush.mode=sync` it is the flushed offset, with `async`
 the log end; this file does not care which, and the same number decides who may join.
@@ -35,6 +37,7 @@ from logcluster.model.errors import (
     UnavailableError,
 )
 from logcluster.model.invariants import InvariantViolation
+from logcluster.model.probes import probe
 
 PROPOSAL_BACKOFF_MS: Final = 200
 """Pause after the controller refused a member, so that a stale view of the brokers does not become a busy loop."""
@@ -55,6 +58,8 @@ class LeaderState:
     __slots__ = (
         "_active",
         "_backoff_until_ms",
+        "_doubtful",
+        "_has_unknown_outcome",
         "_in_sync_remotes",
         "_outsiders",
         "_pending",
@@ -99,6 +104,8 @@ class LeaderState:
         self.replica_lag_time_ms_max = settings.replica_lag_time_ms_max
         self._active = settings.active_broker_epochs
         self._pending: IsrProposal | None = None
+        self._has_unknown_outcome = False
+        self._doubtful: tuple[int, ...] = ()
         self._backoff_until_ms = 0
         self._remotes: dict[int, ReplicaProgress] = {}
         self._in_sync_remotes: tuple[ReplicaProgress, ...] = ()
@@ -144,6 +151,7 @@ class LeaderState:
             NotEnoughReplicas: the in-sync set is below the minimum; nothing was written.
         """
         if self.is_under_min:
+            probe("replication.append.refused_under_min")
             raise NotEnoughReplicas(
                 in_sync_replicas=self.in_sync_replicas, min_in_sync_replicas=self.effective_min_in_sync_replicas
             )
@@ -155,6 +163,7 @@ class LeaderState:
             OffsetNotAvailable: the high watermark has not reached the start of this leader epoch.
         """
         if self.high_watermark < self.epoch_start_offset:
+            probe("replication.leader.offset_not_available")
             raise OffsetNotAvailable(high_watermark=self.high_watermark, epoch_start_offset=self.epoch_start_offset)
         return self.high_watermark
 
@@ -200,6 +209,7 @@ class LeaderState:
         """
         remote = self._remotes.get(broker_id)
         if remote is None or (remote.broker_epoch is not None and broker_epoch < remote.broker_epoch):
+            probe("replication.report.ignored")
             return False
         own_end = self.log_end_offset
         remote.is_subscribed = True
@@ -231,6 +241,8 @@ class LeaderState:
         remote = self._remotes.get(broker_id)
         if remote is None or (remote.broker_epoch is not None and broker_epoch < remote.broker_epoch):
             return
+        if remote.reported_offset:
+            probe("replication.follower.subscribed_again")
         remote.broker_epoch = broker_epoch
         remote.reported_offset = 0
         remote.log_end_offset = 0
@@ -242,6 +254,8 @@ class LeaderState:
             return
         if remote.is_subscribed and remote.reported_offset >= self.log_end_offset:
             remote.last_caught_up_ms = now_ms
+        if remote.is_subscribed:
+            probe("replication.follower.gone")
         remote.is_subscribed = False
 
     def recheck(self, now_ms: int) -> bool:
@@ -256,12 +270,16 @@ class LeaderState:
         if candidate <= self.high_watermark:
             return False
         if len(self.in_sync_replicas) < min(self.min_in_sync_replicas, len(self.replicas)):
+            probe("replication.high_watermark.frozen_under_min")
             return False
         for remote in self._outsiders:
             if remote.reported_offset < candidate and self._is_waited_for(remote, now_ms):
+                probe("replication.high_watermark.waits_for_newcomer")
                 candidate = remote.reported_offset
         if candidate <= self.high_watermark:
             return False
+        if self._pending is not None:
+            probe("replication.high_watermark.moved_under_maximal_set")
         self.high_watermark = candidate
         return True
 
@@ -296,16 +314,21 @@ class LeaderState:
         """
         if self._pending is not None or now_ms < self._backoff_until_ms:
             return None
+        if self._doubtful:
+            return self._begin(ProposalKind.SETTLE, self.in_sync_replicas)
         joining = [remote for remote in self._outsiders if self._may_join(remote)]
         if joining:
+            probe("replication.isr.expand_proposed")
             for remote in joining:
                 if not self._is_in_time(remote, now_ms):  # it gets the lag time to catch up, or it would be out at once
                     remote.last_caught_up_ms, remote.mark_offset, remote.mark_ms = now_ms, self.log_end_offset, now_ms
             return self._begin(ProposalKind.EXPAND, (*self.in_sync_replicas, *(remote.broker_id for remote in joining)))
         staying = [remote.broker_id for remote in self._in_sync_remotes if self._is_in_time(remote, now_ms)]
         if len(staying) < len(self._in_sync_remotes):
+            probe("replication.isr.shrink_proposed")
             return self._begin(ProposalKind.SHRINK, (self.local_broker_id, *staying))
         if self.is_recovering:
+            probe("replication.isr.recovery_proposed")
             return self._begin(ProposalKind.RECOVERED, self.in_sync_replicas)
         return None
 
@@ -313,6 +336,8 @@ class LeaderState:
         """Whether `propose` may find something to change; cheap, for the periodic check of all led partitions."""
         if self._pending is not None:
             return False
+        if self._doubtful:
+            return True
         for remote in self._in_sync_remotes:
             if not self._is_in_time(remote, now_ms):
                 return True
@@ -329,6 +354,7 @@ class LeaderState:
         self._pending = IsrProposal(
             kind=kind, leader_epoch=self.leader_epoch, partition_epoch=self.partition_epoch, members=members
         )
+        self._has_unknown_outcome = False
         self._derive_sets()
         return self._pending
 
@@ -350,31 +376,49 @@ class LeaderState:
     ) -> tuple[AlterReaction, bool]:
         """The controller committed a change; returns the reaction and whether the high watermark moved.
 
-        An answer of another leader epoch, or of an older partition epoch, says nothing about now.
+        An answer of another leader epoch, or of an older partition epoch, says nothing about now. One without a newer
+        partition epoch leaves a doubt as it is.
         """
         if proposal is not self._pending or leader_epoch != self.leader_epoch or partition_epoch < self.partition_epoch:
+            probe("replication.isr.answer_overtaken")
             return AlterReaction.IGNORED, False
+        if self._doubtful and partition_epoch == self.partition_epoch:
+            self._backoff_until_ms = now_ms + PROPOSAL_BACKOFF_MS
         self._commit(partition_epoch, in_sync_replicas, is_recovering)
         return AlterReaction.APPLIED, self._advance(now_ms)
 
     def on_alter_error(self, proposal: IsrProposal, error: LogClusterError, now_ms: int) -> AlterReaction:
         """The controller refused a change, or nobody knows.
 
-        Only `IneligibleReplica` proves that the change was not and will not be applied, and so allows to fall back to
-        the committed set. After other definite errors the change stays in flight until metadata tells (stale epochs, or
-        `NewLeaderElected`: applied, but another leads), or is sent again (the wrong or an overloaded controller). An
-        unknown outcome is asked again, unchanged.
+        Only `IneligibleReplica` proves that the copy it answers was not and will not be applied. If that copy is the
+        only one, it allows to fall back to the committed set; after an unknown outcome it proves nothing about earlier
+        copies, so the newcomers stay in doubt and the committed set is proposed (`SETTLE`). After other definite errors
+        the change stays in flight until metadata tells (stale epochs, or `NewLeaderElected`: applied, but another
+        leads), or is sent again (the wrong or an overloaded controller). An unknown outcome is asked again, unchanged.
         """
         if proposal is not self._pending:
             return AlterReaction.IGNORED
         if isinstance(error, IneligibleReplica):
-            self._pending = None
-            self._backoff_until_ms = now_ms + PROPOSAL_BACKOFF_MS
-            self._derive_sets()
-            return AlterReaction.ROLLED_BACK
+            return self._on_ineligible(proposal, now_ms)
         if error.definite and not isinstance(error, _WORTH_RETRYING):
+            probe("replication.isr.waits_for_metadata")
             return AlterReaction.WAIT_FOR_METADATA
+        probe("replication.isr.proposed_again")
+        self._has_unknown_outcome = self._has_unknown_outcome or not error.definite
         return AlterReaction.RETRY
+
+    def _on_ineligible(self, proposal: IsrProposal, now_ms: int) -> AlterReaction:
+        probe("replication.isr.join_refused")
+        newcomers = [broker_id for broker_id, _ in proposal.members if broker_id not in self.in_sync_replicas]
+        self._backoff_until_ms = now_ms + PROPOSAL_BACKOFF_MS
+        if newcomers and self._has_unknown_outcome:
+            probe("replication.isr.newcomer_in_doubt")
+            self._doubtful = tuple(newcomers)
+            self._begin(ProposalKind.SETTLE, self.in_sync_replicas)
+            return AlterReaction.SETTLE
+        self._pending = None
+        self._derive_sets()
+        return AlterReaction.ROLLED_BACK
 
     def on_metadata(self, registration: PartitionRegistration, now_ms: int) -> bool:
         """Committed metadata of the same leader epoch; an older partition epoch is ignored.
@@ -384,7 +428,10 @@ class LeaderState:
         if registration.partition_epoch < self.partition_epoch:
             return False
         if registration.partition_epoch > self.partition_epoch:
+            if self._pending is not None:
+                probe("replication.isr.settled_by_metadata")
             self._pending = None
+            self._doubtful = ()
         self.partition_epoch = registration.partition_epoch
         self.in_sync_replicas = registration.in_sync_replicas
         self.is_recovering = registration.is_recovering
@@ -393,6 +440,8 @@ class LeaderState:
 
     def _commit(self, partition_epoch: int, in_sync_replicas: Sequence[int], is_recovering: bool) -> None:
         self._pending = None
+        if partition_epoch > self.partition_epoch:
+            self._doubtful = ()
         self.partition_epoch = partition_epoch
         self.in_sync_replicas = tuple(in_sync_replicas)
         self.is_recovering = is_recovering
@@ -418,6 +467,8 @@ class LeaderState:
         members = dict.fromkeys(self.in_sync_replicas)
         if self._pending is not None:
             members.update(dict.fromkeys(broker_id for broker_id, _ in self._pending.members))
+        if self._doubtful:
+            members.update(dict.fromkeys(self._doubtful))
         self._in_sync_remotes = tuple(remote for key, remote in self._remotes.items() if key in members)
         self._outsiders = tuple(remote for key, remote in self._remotes.items() if key not in members)
 
@@ -440,6 +491,8 @@ class LeaderState:
             raise InvariantViolation("the maximal set contains the committed one", **facts)
         if self._pending is not None and self._pending.partition_epoch != self.partition_epoch:
             raise InvariantViolation("a change in flight builds on the committed version", **facts)
+        if self._doubtful and self._pending is not None and self._pending.kind is not ProposalKind.SETTLE:
+            raise InvariantViolation("a doubt is settled before the next change", **facts)
 
     def describe(self) -> str:
         """One line for transcripts."""
@@ -447,8 +500,9 @@ class LeaderState:
             f"{remote.broker_id}:{remote.reported_offset}/{remote.log_end_offset}" for remote in self._remotes.values()
         )
         pending = "" if self._pending is None else f" pending={self._pending.kind.value}:{self._pending.members}"
+        doubt = f" doubtful={self._doubtful}" if self._doubtful else ""
         return (
             f"leader epoch={self.leader_epoch}/{self.partition_epoch} start={self.epoch_start_offset} "
             f"hw={self.high_watermark} end={self.reported_offset}/{self.log_end_offset} "
-            f"isr={self.in_sync_replicas} [{remotes}]{pending}"
+            f"isr={self.in_sync_replicas} [{remotes}]{pending}{doubt}"
         )

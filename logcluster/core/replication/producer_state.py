@@ -8,8 +8,10 @@ Invariants: batches of a producer are ascending in offset; a known epoch never g
 bounded (`producers_max`, least recently used first out, counted in `evicted_count`).
 
 Order of checks and the reasons: protocols.md (c); KIP-98, KIP-360, KAFKA-9144 (expiry must not lower a known epoch
-while a batch may be under way: it is by time since the last append, a day by default). A later transaction layer adds
-fields to `ProducerEntry` and its own check before `check_append`; `is_pinned` keeps an entry from being dropped.
+while a batch may be under way: it is by the time since this process last saw the producer, a day by default). That time
+is on the monotonic clock and never leaves the process: a wall clock that jumps, as when NTP corrects one that began in
+1970, would forget everyone at once, and a retry would be appended twice. A later transaction layer adds fields to
+`ProducerEntry` and its own check before `check_append`; `is_pinned` keeps an entry from being dropped.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Final, NamedTuple
 from logcluster.model.errors import CorruptLog, InvalidProducerEpoch, OutOfOrderSequenceNumber
 from logcluster.model.invariants import InvariantViolation
 from logcluster.model.limits import PRODUCER_BATCHES_REMEMBERED, PRODUCER_IDS_PER_PARTITION_MAX, SEQUENCE_MAX
+from logcluster.model.probes import probe
 
 NO_PRODUCER_ID: Final = -1
 _SEQUENCE_MODULUS: Final = SEQUENCE_MAX + 1
@@ -32,7 +35,7 @@ _SNAPSHOT_HEADER: Final = struct.Struct(">4sHIqI")
 """Magic, version, CRC-32 of what follows the CRC, offset up to which it speaks, number of producers."""
 _SNAPSHOT_CRC_START: Final = 10
 _SNAPSHOT_ENTRY: Final = struct.Struct(">qhqB")
-"""Producer id, epoch, time of the last append in ms, number of batches."""
+"""Producer id, epoch, 0 (older versions: a wall-clock time, which is ignored), number of batches."""
 _SNAPSHOT_BATCH: Final = struct.Struct(">iiqqq")
 
 
@@ -50,11 +53,12 @@ class ProducerBatch(NamedTuple):
 class ProducerEntry:
     """What is known of one producer id."""
 
-    __slots__ = ("batches", "is_pinned", "last_append_ms", "producer_epoch")
+    __slots__ = ("batches", "is_pinned", "last_seen_ms", "producer_epoch")
 
-    def __init__(self, producer_epoch: int, last_append_ms: int) -> None:
+    def __init__(self, producer_epoch: int, last_seen_ms: int) -> None:
         self.producer_epoch = producer_epoch
-        self.last_append_ms = last_append_ms
+        self.last_seen_ms = last_seen_ms
+        """Monotonic time of the last append, or of reading it back from the disk."""
         self.batches: list[ProducerBatch] = []
         self.is_pinned = False
         """Neither expiry nor eviction may drop it (an open transaction)."""
@@ -98,6 +102,8 @@ class ProducerStates:
         """
         entry = self._entries.get(producer_id)
         if entry is None:
+            if base_sequence:
+                probe("producer.unknown_in_mid_sequence")
             return None  # the state may have expired, or been deleted with the data
         known_epoch = entry.producer_epoch
         batches = entry.batches
@@ -110,14 +116,17 @@ class ProducerStates:
             for batch in reversed(batches):
                 if batch.first_sequence == base_sequence and batch.last_sequence == last_sequence:
                     return batch
+            probe("producer.out_of_order_refused")
             raise OutOfOrderSequenceNumber(
                 producer_id=producer_id, base_sequence=base_sequence, expected_sequence=expected
             )
         if producer_epoch < known_epoch:
+            probe("producer.epoch_fenced")
             raise InvalidProducerEpoch(
                 producer_id=producer_id, producer_epoch=producer_epoch, current_producer_epoch=known_epoch
             )
         if base_sequence != 0:
+            probe("producer.new_epoch_refused_in_mid_sequence")
             raise OutOfOrderSequenceNumber(
                 "a new producer epoch starts at sequence 0", producer_id=producer_id, base_sequence=base_sequence
             )
@@ -138,7 +147,8 @@ class ProducerStates:
 
         Args:
             base_sequence: negative for a batch without one (a marker): it counts as activity only.
-            now_ms: wall clock of this replica; expiry counts from here, not from what a client wrote into the batch.
+            now_ms: monotonic clock of this process; expiry counts from here, not from what a client wrote into the
+                batch.
         """
         entries = self._entries
         entry = entries.pop(producer_id, None)
@@ -147,10 +157,11 @@ class ProducerStates:
             if len(entries) >= self._producers_max:
                 self._evict()
         elif producer_epoch != entry.producer_epoch:
+            probe("producer.new_epoch_accepted")
             entry.producer_epoch = producer_epoch
             entry.batches = []
         entries[producer_id] = entry
-        entry.last_append_ms = now_ms
+        entry.last_seen_ms = now_ms
         if base_sequence < 0:
             return
         batches = entry.batches
@@ -158,25 +169,28 @@ class ProducerStates:
             del batches[0]
         last_sequence = base_sequence + last_offset - base_offset
         if last_sequence > SEQUENCE_MAX:
+            probe("producer.sequence_wrapped")
             last_sequence -= _SEQUENCE_MODULUS
         batches.append(ProducerBatch(base_sequence, last_sequence, base_offset, last_offset, timestamp_ms))
 
     def _evict(self) -> None:
         for producer_id, entry in self._entries.items():
             if not entry.is_pinned:
+                probe("producer.state.evicted")
                 del self._entries[producer_id]
                 self.evicted_count += 1
                 return
 
     def expire(self, now_ms: int, *, expiration_ms: int) -> int:
-        """Forget producers that wrote nothing for `expiration_ms`; returns how many."""
+        """Forget producers that were not seen for `expiration_ms`; returns how many. `now_ms` as for `record`."""
         limit_ms = now_ms - expiration_ms
         due = [
             producer_id
             for producer_id, entry in self._entries.items()
-            if entry.last_append_ms < limit_ms and not entry.is_pinned
+            if entry.last_seen_ms < limit_ms and not entry.is_pinned
         ]
         for producer_id in due:
+            probe("producer.state.expired")
             del self._entries[producer_id]
         self.expired_count += len(due)
         return len(due)
@@ -198,15 +212,15 @@ class ProducerStates:
         """Write everything remembered below `offset`, the end of the log, as checksummed bytes."""
         parts = [struct.pack(">qI", offset, len(self._entries))]
         for producer_id, entry in self._entries.items():
-            parts.append(
-                _SNAPSHOT_ENTRY.pack(producer_id, entry.producer_epoch, entry.last_append_ms, len(entry.batches))
-            )
+            parts.append(_SNAPSHOT_ENTRY.pack(producer_id, entry.producer_epoch, 0, len(entry.batches)))
             parts.extend(_SNAPSHOT_BATCH.pack(*batch) for batch in entry.batches)
         body = b"".join(parts)
         return struct.pack(">4sHI", _SNAPSHOT_MAGIC, _SNAPSHOT_VERSION, zlib.crc32(body)) + body
 
-    def load_snapshot(self, data: bytes) -> int:
+    def load_snapshot(self, data: bytes, *, now_ms: int) -> int:
         """Replace everything by what a snapshot says; returns the offset it speaks up to.
+
+        Everyone in it counts as seen at `now_ms` (as for `record`).
 
         Raises:
             CorruptLog: it is damaged; nothing was changed. The log can rebuild what it said.
@@ -219,9 +233,9 @@ class ProducerStates:
         entries: dict[int, ProducerEntry] = {}
         position = _SNAPSHOT_HEADER.size
         for _ in range(count):
-            producer_id, producer_epoch, last_append_ms, batch_count = _SNAPSHOT_ENTRY.unpack_from(data, position)
+            producer_id, producer_epoch, _, batch_count = _SNAPSHOT_ENTRY.unpack_from(data, position)
             position += _SNAPSHOT_ENTRY.size
-            entry = ProducerEntry(producer_epoch, last_append_ms)
+            entry = ProducerEntry(producer_epoch, now_ms)
             for _ in range(batch_count):
                 entry.batches.append(ProducerBatch(*_SNAPSHOT_BATCH.unpack_from(data, position)))
                 position += _SNAPSHOT_BATCH.size

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from logcluster.model import errors
 from logcluster.model.ids import Endpoint
+from logcluster.model.probes import probe
 from logcluster.rpc.lane import frames
 from logcluster.rpc.lane.calls import DEADLINE_EXCEEDED_DETAILS, ClientCall, UnaryUnaryCall
 from logcluster.rpc.lane.client_connection import ClientConnection
@@ -292,9 +293,11 @@ class LaneChannel:
         except TimeoutError:
             if connection is not None:
                 connection.abort()
+            probe("lane.connection.not_in_time")
             self._refuse_waiting(TimeoutError(f"not connected within {self._connect_timeout_ms} ms"))
             return False
         except OSError as error:
+            probe("lane.connection.refused")
             self._refuse_waiting(error)
             return False
         except asyncio.CancelledError:

@@ -8,6 +8,7 @@ from typing import Final
 
 import grpc
 
+from logcluster.model.probes import probe
 from logcluster.rpc.lane import frames
 from logcluster.rpc.lane.calls import DEADLINE_EXCEEDED_DETAILS, ClientCall
 from logcluster.rpc.lane.connection import LaneConnection
@@ -95,6 +96,7 @@ class ClientConnection(LaneConnection[ClientCall]):
             if call is not None:
                 call.on_message(payload)
         elif kind == frames.GOAWAY:
+            probe("lane.connection.told_to_go_away")
             self.is_draining = True
         elif kind in _CALL_FRAMES:
             # A call that has ended here is unknown; what still comes for it is dropped.

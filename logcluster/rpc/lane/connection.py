@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator
 from typing import Final, Generic, Protocol, TypeVar, cast
 
+from logcluster.model.probes import probe
 from logcluster.rpc.lane import frames
 from logcluster.rpc.lane.network import LaneOptions, LaneProtocol, prepare_transport
 
@@ -173,6 +174,7 @@ class LaneConnection(LaneProtocol, ABC, Generic[CallType]):
             for kind, call_id, payload in received:
                 on_frame(kind, call_id, payload)
         except frames.FrameError as error:
+            probe("lane.connection.broken_frame")
             self.fail(error)
 
     def eof_received(self) -> bool | None:

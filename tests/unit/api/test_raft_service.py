@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,6 +16,8 @@ from logcluster.core.raft.messages import (
     ANY_DIRECTORY,
     AppendRequest,
     AppendResponse,
+    CensusRequest,
+    CensusResponse,
     Entry,
     EntryKind,
     Snapshot,
@@ -28,7 +31,14 @@ from logcluster.core.raft.messages import (
     VoterId,
 )
 from logcluster.model.errors import Disconnected, InconsistentClusterId, InvalidRequest
-from logcluster.wire.raft_messages import append_request_from_pb, append_request_to_pb, directory_from_pb
+from logcluster.wire.gen.logcluster.internal.v1 import raft_pb2
+from logcluster.wire.raft_messages import (
+    append_request_from_pb,
+    append_request_to_pb,
+    census_request_from_pb,
+    census_response_from_pb,
+    directory_from_pb,
+)
 
 DISK = bytes(range(16))
 VOTER = VoterId(2, DISK)
@@ -55,7 +65,7 @@ class World:
         self.service = RaftService(cast(RaftDriver, self.decider), cluster_id="c")
         self.forget_after: int | None = None
         stub = SimpleNamespace(
-            **{name: self.carry(name) for name in ("Vote", "AppendEntries", "InstallSnapshot", "TimeoutNow")}
+            **{name: self.carry(name) for name in ("Vote", "AppendEntries", "InstallSnapshot", "TimeoutNow", "Census")}
         )
         self.peer = StubRaftPeer(lambda: stub, cluster_id=cluster_id)
 
@@ -125,6 +135,54 @@ async def test_timeout_now_travels_without_a_disk() -> None:
     assert world.decider.requests == [TimeoutNowRequest(term=5, leader_id=1, voter=VoterId(2, ANY_DIRECTORY))]
 
 
+CENSUS = CensusRequest(boot_id=2**63 - 1, asker=VoterId(1, DISK), voter=VoterId(2, ANY_DIRECTORY), voters=())
+
+
+@pytest.mark.parametrize("voters", [(), (VoterId(1, DISK), VOTER)])
+async def test_the_census_travels_unchanged(voters: tuple[VoterId, ...]) -> None:
+    world = World()
+    world.decider.answer = CensusResponse(term=0, boot_id=CENSUS.boot_id, voter=VOTER, voters=voters)
+    request = replace(CENSUS, voters=voters)
+    assert await world.peer.census(request, timeout_ms=100) == world.decider.answer
+    assert world.decider.requests == [request]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        raft_pb2.CensusRequest(boot_id=1, asker_id=1, voter_id=2),
+        raft_pb2.CensusRequest(boot_id=1, asker_id=1, asker_directory_id=b"short", voter_id=2),
+        raft_pb2.CensusRequest(
+            boot_id=1,
+            asker_id=1,
+            asker_directory_id=DISK,
+            voters=raft_pb2.VoterSet(voters=[raft_pb2.Voter(node_id=1, directory_id=DISK)] * 2),
+        ),
+        raft_pb2.CensusRequest(
+            boot_id=1,
+            asker_id=1,
+            asker_directory_id=DISK,
+            voters=raft_pb2.VoterSet(voters=[raft_pb2.Voter(node_id=n, directory_id=DISK) for n in range(1_000)]),
+        ),
+    ],
+)
+def test_a_census_without_a_disk_or_with_no_voter_set_is_refused(message: raft_pb2.CensusRequest) -> None:
+    with pytest.raises(InvalidRequest):
+        census_request_from_pb(message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        raft_pb2.CensusResponse(term=0, boot_id=1, voter_id=2),
+        raft_pb2.CensusResponse(term=-1, boot_id=1, voter_id=2, voter_directory_id=DISK),
+    ],
+)
+def test_an_answer_to_the_census_shows_a_disk_and_a_term(message: raft_pb2.CensusResponse) -> None:
+    with pytest.raises(InvalidRequest):
+        census_response_from_pb(message)
+
+
 def snapshot_request(size_bytes: int, term: int = 5) -> SnapshotRequest:
     voters = (Voter(1, DISK, "one", 1), Voter(2))
     snapshot = Snapshot(index=9, term=4, voters=voters, payload=bytes(number % 251 for number in range(size_bytes)))
@@ -174,6 +232,7 @@ async def test_another_cluster_is_refused_on_every_call() -> None:
         world.peer.append_entries(append_request(), timeout_ms=1),
         world.peer.install_snapshot(snapshot_request(1), timeout_ms=1),
         world.peer.timeout_now(TimeoutNowRequest(term=5, leader_id=1, voter=VOTER), timeout_ms=1),
+        world.peer.census(CENSUS, timeout_ms=1),
     ):
         with pytest.raises(InconsistentClusterId):
             await call

@@ -160,3 +160,25 @@ async def test_without_a_controller_the_refusal_is_definite(world):
     assert caught.value.definite
     with pytest.raises(StaleBrokerEpoch):
         await world.client.allocate_producer_ids()
+
+
+async def test_a_lost_proposal_of_in_sync_replicas_is_not_repeated_behind_its_sender(world):
+    """A refusal of the second copy would hide that nobody knows what became of the first."""
+    world.nodes[0].view = (0, 1)
+    answer_probe = world.nodes[0].unary_unary
+    calls = []
+
+    def unary_unary(path, **details):
+        if path == PROBE:
+            return answer_probe(path, **details)
+
+        async def call(request, *, timeout=None, metadata=None):
+            calls.append(request)
+            raise Disconnected
+
+        return call
+
+    world.nodes[0].unary_unary = unary_unary
+    with pytest.raises(Disconnected):
+        await world.client.alter_partitions(controller_pb2.AlterPartitionsRequest(broker_id=1), timeout_ms=1_000)
+    assert len(calls) == 1

@@ -76,7 +76,12 @@ class ManualQuorum:
         self.committed = 0
         self.snapshots = []
         self.refuse = None
+        self.is_transferring = False
         driver.attach(self)
+
+    @property
+    def applied_index(self):
+        return self.committed
 
     @property
     def last_log_index(self):
@@ -421,3 +426,42 @@ def test_a_message_carries_a_bounded_number_of_entries(monkeypatch):
         tail.append(index, 1, b"x" * 6)
     assert [entry.index for entry in tail.after(0)] == [1]
     assert [entry.index for entry in tail.after(2)] == [3]
+
+
+async def test_a_hand_over_that_fails_leaves_the_reign_as_it_was():
+    # Found by the simulator (seed 3): a change that came during the hand-over ended the reign; the target was down, so
+    # the node went on leading the quorum, and nobody was active controller ever again.
+    world = World()
+    async with world.driver as driver:
+        world.quorum.lead()
+        world.quorum.is_transferring = True
+        with pytest.raises(NotController):
+            world.register()
+        assert driver.is_active
+        assert world.quorum.last_log_index == 1
+        world.quorum.is_transferring = False
+        answer = world.register()
+        world.quorum.commit()
+        assert answer.done()
+        assert 1 in driver.committed.brokers
+
+
+async def test_a_leader_whose_proposal_was_refused_reigns_again():
+    world = World()
+    async with world.driver as driver:
+        world.quorum.lead()
+        first = world.register(1)
+        world.quorum.refuse = Overloaded("too much is uncommitted")
+        with pytest.raises(Overloaded):
+            world.register(2)
+        assert not driver.is_active
+        world.quorum.refuse = None
+        await world.clock.advance(TICK_INTERVAL_MS)
+        assert not driver.is_active, "an entry of the first reign is still open"
+        world.quorum.commit()
+        await world.clock.advance(TICK_INTERVAL_MS)
+        assert driver.is_active
+        assert driver.controller is not None
+        assert sorted(driver.controller.image.brokers) == [1]
+        with pytest.raises(Disconnected):
+            await first

@@ -338,6 +338,23 @@ async def test_producer_state_is_rebuilt_from_snapshot_and_log() -> None:
     assert entry is not None and before is not None and entry.batches == before.batches
 
 
+async def test_a_batch_that_the_log_start_cuts_still_knows_its_producer() -> None:
+    """Its last records are there, and a retry of it would append them again."""
+    log = make_log()
+    partition, _ = make_partition(log, flush_mode="async")
+    partition.lead(registration(), SETTINGS)
+    append(partition, b"x", b"y", b"z", producer=(9, 0, 0))
+    append(partition, b"x", producer=(8, 0, 0))
+    before = partition.producers.describe()
+    log.advance_log_start(2)
+    fresh = ProducerStates()
+    load_producers(log, fresh, now_ms=0)
+    assert fresh.describe() == before
+    log.write_producer_snapshot(3, ProducerStates().encode_snapshot(3))
+    load_producers(log, fresh, now_ms=0)
+    assert [fresh.get(9), fresh.get(8) is None] == [None, False], "a snapshot speaks for everything below it"
+
+
 async def test_damaged_snapshot_is_ignored_because_the_log_knows() -> None:
     log = make_log()
     partition, _ = make_partition(log, flush_mode="async")

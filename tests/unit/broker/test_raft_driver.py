@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,8 @@ from logcluster.core.raft.config import RaftConfig
 from logcluster.core.raft.messages import (
     AppendRequest,
     AppendResponse,
+    CensusRequest,
+    CensusResponse,
     Snapshot,
     SnapshotRequest,
     SnapshotResponse,
@@ -92,6 +95,9 @@ class Peer:
         return await self._ask(request)
 
     async def timeout_now(self, request: TimeoutNowRequest, *, timeout_ms: int) -> TimeoutNowResponse:
+        return await self._ask(request)
+
+    async def census(self, request: CensusRequest, *, timeout_ms: int) -> CensusResponse:
         return await self._ask(request)
 
 
@@ -234,6 +240,19 @@ async def test_follower_refuses_proposals_and_names_the_leader(cluster: Cluster)
     assert refusal.value.facts["leader_id"] == cluster.id_of(leader)
 
 
+async def test_refused_proposal_leaves_nothing_unretrieved(cluster: Cluster) -> None:
+    # Found by the simulator: the refusal was raised and also left in a future that nobody would ever look at.
+    leader = await started(cluster)
+    follower = next(driver for driver in cluster.drivers.values() if driver is not leader)
+    complaints: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, context: complaints.append(str(context["message"])))
+    with pytest.raises(NotController):
+        follower.propose_nowait(b"x")
+    gc.collect()
+    assert not complaints
+
+
 async def test_proposal_of_an_isolated_leader_has_an_unknown_outcome(cluster: Cluster) -> None:
     leader = await started(cluster)
     cluster.isolated.add(cluster.id_of(leader))
@@ -322,9 +341,50 @@ async def test_sole_voter_commits_alone_and_restarts_in_a_later_term() -> None:
     await cluster.close()
 
 
-async def test_bootstrap_voters_get_the_ids_of_their_disks() -> None:
+@pytest.fixture
+async def unknown_disks() -> AsyncIterator[Cluster]:
     cluster = Cluster(tuple(Voter(node_id) for node_id in (1, 2, 3)))
-    leader = await started(cluster)
-    expected = tuple(Voter(node_id, directory_id(node_id)) for node_id in (1, 2, 3))
-    await cluster.until(lambda: leader.voters == expected)
+    yield cluster
     await cluster.close()
+
+
+async def test_bootstrap_voters_agree_on_their_disks_before_they_elect(unknown_disks: Cluster) -> None:
+    leader = await started(unknown_disks)
+    assert leader.voters == tuple(Voter(node_id, directory_id(node_id)) for node_id in (1, 2, 3))
+    assert leader.hindrance is None
+
+
+async def test_a_voter_that_starts_late_is_waited_for(unknown_disks: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="logcluster.raft")
+    for node_id in (1, 2):
+        await unknown_disks.start(node_id)
+    reason = "waiting for voter 3 to appear for the first election"
+    async with asyncio.timeout(10):
+        while [driver.hindrance for driver in unknown_disks.drivers.values()] != [reason, reason]:
+            await asyncio.sleep(0)
+    assert f"node 1: {reason}" in caplog.messages
+    await unknown_disks.start(3)
+    leader = await unknown_disks.leader()
+    assert await leader.propose(b"a") > 0
+    assert "node 1: takes part in the quorum" in caplog.messages
+
+
+async def test_empty_stores_beside_a_history_are_reported_and_elect_nobody(
+    unknown_disks: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    leader = await started(unknown_disks)
+    index = await leader.propose(b"a")
+    await unknown_disks.until(lambda: unknown_disks.applications[3].applied_index >= index)
+    for node_id in (1, 2, 3):
+        await unknown_disks.kill(node_id)
+    for node_id in (1, 2):
+        unknown_disks.stores[node_id] = MemoryKeyValueStore()
+    for node_id in (1, 2, 3):
+        await unknown_disks.start(node_id)
+    drivers = [unknown_disks.drivers[node_id] for node_id in (1, 2)]
+    async with asyncio.timeout(10):
+        while not all("the quorum's store here is empty" in (driver.hindrance or "") for driver in drivers):
+            await asyncio.sleep(0)
+    assert [driver.term for driver in drivers] == [0, 0]
+    (warning,) = [line for line in caplog.messages if line.startswith("node 1: voter 3: its cluster has a history")]
+    assert "next: restore the directory `quorum`" in warning

@@ -127,6 +127,17 @@ def test_pinned_producers_are_neither_evicted_nor_expired() -> None:
     assert states.get(1) is pinned
 
 
+def test_a_loaded_snapshot_counts_as_seen_when_it_was_loaded() -> None:
+    """What time it was when it was written says nothing: that was another process, perhaps before a boot."""
+    states = ProducerStates()
+    put(states, 0, offset=0)
+    data = states.encode_snapshot(1)
+    states.load_snapshot(data, now_ms=9000)
+    assert states.expire(9000 + 50, expiration_ms=50) == 0
+    assert states.encode_snapshot(1) == data
+    assert states.expire(9000 + 51, expiration_ms=50) == 1
+
+
 def test_expiry_is_by_time_since_the_last_append() -> None:
     states = ProducerStates()
     put(states, 0, offset=0)
@@ -142,7 +153,7 @@ def test_a_snapshot_keeps_all_five_batches() -> None:
         put(states, sequence, offset=sequence * 10)
     put(states, 0, offset=80, producer=8, epoch=4)
     loaded = ProducerStates()
-    assert loaded.load_snapshot(states.encode_snapshot(81)) == 81
+    assert loaded.load_snapshot(states.encode_snapshot(81), now_ms=9000) == 81
     for sequence in range(2, 7):
         duplicate = loaded.check_append(7, 0, sequence, 1)
         assert duplicate is not None and duplicate.base_offset == sequence * 10
@@ -156,9 +167,9 @@ def test_a_damaged_snapshot_is_noticed_and_changes_nothing(position: int) -> Non
     data = bytearray(states.encode_snapshot(1))
     data[position] ^= 0x40
     with pytest.raises(CorruptLog):
-        states.load_snapshot(bytes(data))
+        states.load_snapshot(bytes(data), now_ms=0)
     with pytest.raises(CorruptLog):
-        states.load_snapshot(bytes(data[:9]))
+        states.load_snapshot(bytes(data[:9]), now_ms=0)
     assert len(states) == 1
 
 
