@@ -13,24 +13,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from logcluster import sync as sync
-    from logcluster import testing as testing
+    from logcluster import sync as sync, testing as testing
     from logcluster.client.admin import Admin as Admin
-    from logcluster.client.client import Client as Client
-    from logcluster.client.client import connect as connect
+    from logcluster.client.client import Client as Client, connect as connect
     from logcluster.client.consumer import Consumer as Consumer
     from logcluster.client.futures import RecordFuture as RecordFuture
     from logcluster.client.producer import Producer as Producer
     from logcluster.client.records import (
         ConsumerRecord as ConsumerRecord,
-    )
-    from logcluster.client.records import (
         RecordAck as RecordAck,
-    )
-    from logcluster.client.records import (
         RecordsLost as RecordsLost,
-    )
-    from logcluster.client.records import (
         Timestamp as Timestamp,
     )
     from logcluster.model.errors import *  # noqa: F403

@@ -14,6 +14,9 @@ Pure: time comes as `now_ms`; `sender` carries out. The rules, per partition:
   outcome is unknown keeps its sequence until the broker has spoken, or it would be written twice.
 - A batch of several records that is too large for its topic is split, like a gap, and later ones are made smaller.
 - A batch behind a gap that is *certain* cannot have been written, whatever its own attempts seemed to say.
+- A queue belongs to one topic, not to its name: when the topic is gone, what waits is given up, and a topic created
+  again under the name has other queues. They begin a producer epoch that no earlier queue has used, at sequence 0: if
+  it should be the same topic after all, new records would otherwise be taken for duplicates of older ones.
 
 Sources: KIP-98, KIP-360, KAFKA-14034, librdkafka #4953 and #4382, Redpanda #3039.
 """
@@ -38,6 +41,7 @@ from logcluster.model.errors import (
 )
 from logcluster.model.invariants import InvariantViolation
 from logcluster.model.limits import SEQUENCE_MAX
+from logcluster.model.probes import probe
 from logcluster.record.compression import Compression
 
 PRODUCER_EPOCH_MAX: Final = 2**15 - 1
@@ -72,23 +76,45 @@ class Accumulator:
         self.failed: list[Batch] = []
         """Batches given up, until the producer has reported them."""
         self._queues: dict[tuple[str, int], PartitionQueue] = {}
+        self._retired: list[PartitionQueue] = []
+        """Of topics that are gone, with batches in flight."""
 
-    def queue(self, topic: str, partition: int) -> PartitionQueue:
-        """The queue of a partition; made when first asked for."""
+    def queue(self, topic: str, partition: int, topic_id: bytes = b"") -> PartitionQueue:
+        """The queue of a partition; made when first asked for.
+
+        Args:
+            topic_id: which topic of this name; the one before must have been retired.
+        """
         queue = self._queues.get((topic, partition))
         if queue is None:
-            queue = self._queues[topic, partition] = PartitionQueue(self, topic, partition)
+            queue = self._queues[topic, partition] = PartitionQueue(self, topic, partition, topic_id)
+        elif queue.topic_id != topic_id:
+            raise InvariantViolation("a queue belongs to one topic", topic=topic, partition=partition)
         return queue
+
+    def retire_topic(self, topic: str, error: LogClusterError) -> None:
+        """The topic is gone: give up what waits for it, for this reason; what is in flight waits for its answer."""
+        self._retired = [queue for queue in self._retired if not queue.is_idle]
+        for key in [key for key in self._queues if key[0] == topic]:
+            queue = self._queues.pop(key)
+            queue.retire(error)
+            if self.producer_id is not None and queue.producer_id == self.producer_id:
+                self.producer_epoch = max(self.producer_epoch, queue.producer_epoch + 1)
+            if not queue.is_idle:
+                self._retired.append(queue)
+        if self.producer_epoch > PRODUCER_EPOCH_MAX:
+            self.producer_id = None
+            self.is_identity_needed = True
 
     @property
     def queues(self) -> list[PartitionQueue]:
-        """All queues, in the order they were made."""
-        return list(self._queues.values())
+        """All queues that may hold something."""
+        return [*(queue for queue in self._retired if not queue.is_idle), *self._queues.values()]
 
     @property
     def unresolved(self) -> list[Batch]:
         """All batches without an outcome."""
-        return [batch for queue in self._queues.values() for batch in queue.unresolved]
+        return [batch for queue in self.queues for batch in queue.unresolved]
 
     def set_identity(self, producer_id: int, producer_epoch: int) -> None:
         """A broker has given this producer an id; partitions take it over as soon as they may."""
@@ -128,15 +154,21 @@ class PartitionQueue:
         "pending",
         "producer_epoch",
         "producer_id",
+        "retired_for",
         "retries",
         "topic",
+        "topic_id",
     )
 
-    def __init__(self, accumulator: Accumulator, topic: str, partition: int) -> None:
+    def __init__(self, accumulator: Accumulator, topic: str, partition: int, topic_id: bytes) -> None:
         self._accumulator = accumulator
         self._options = accumulator.options
         self.topic = topic
         self.partition = partition
+        self.topic_id = topic_id
+        """Of the topic the records are meant for; empty: of whichever has the name."""
+        self.retired_for: LogClusterError | None = None
+        """Why nothing goes out any more: the topic is gone."""
         self.open_batch: Batch | None = None
         """Takes records; the last one of `pending`."""
         self.pending: deque[Batch] = deque()
@@ -247,14 +279,18 @@ class PartitionQueue:
         if not in_flight:
             return True
         if len(in_flight) >= self._options.max_in_flight or (self._options.is_idempotent and not self._is_known):
+            if not self._is_known:
+                probe("client.producer.first_batch_alone")
             return False
         for sent in in_flight:
             if sent.attempts > 1 or sent.leader_epoch != leader_epoch:
+                probe("client.producer.waits_behind_retry")
                 return False
         return batch.is_closed or now_ms >= batch.created_ms + self._options.linger_ms
 
     def _may_retry(self, batch: Batch, now_ms: int, leader_epoch: int) -> bool:
         if self._is_reset_due and not batch.is_outcome_unknown:
+            probe("client.producer.waits_for_new_epoch")
             return False
         if self.in_flight and (self.in_flight[0].order < batch.order or not self._options.is_idempotent):
             return False
@@ -276,7 +312,11 @@ class PartitionQueue:
             batch.unknown_error = error
         batch.last_error = error
         batch.not_before_ms = now_ms + backoff_ms
+        if self.retired_for is not None:
+            self._give_up(batch, self.retired_for)
+            return False
         if isinstance(error, MessageTooLarge) and batch.record_count > 1 and not batch.is_outcome_unknown:
+            probe("client.batch.split")
             self._split(batch, error)
             return True
         if self._options.is_idempotent and isinstance(
@@ -286,6 +326,8 @@ class PartitionQueue:
         else:
             is_kept = error.retriable and batch.not_before_ms < batch.deadline_ms
         if is_kept:
+            if batch.is_outcome_unknown:
+                probe("client.batch.retried_with_unknown_outcome")
             insort(self.retries, batch, key=_by_order)
         else:
             self._give_up(batch, error)
@@ -295,9 +337,11 @@ class PartitionQueue:
         """The broker refused a sequence or identity: whether the batch can go again, later or under a new epoch."""
         is_behind = any(other.order < batch.order for other in (*self.in_flight, *self.retries))
         if is_behind and isinstance(error, OutOfOrderSequenceNumber):
+            probe("client.batch.out_of_order_waits_its_turn")
             batch.not_before_ms = 0
             return True
         if batch.is_outcome_unknown and not self._is_behind_gap(batch):
+            probe("client.batch.refused_with_unknown_outcome")
             return False
         batch.reset_count += 1
         if batch.reset_count > _RESETS_PER_BATCH_MAX:
@@ -313,6 +357,7 @@ class PartitionQueue:
         """Give up what is past its deadline; a batch in flight waits for its attempt, which ends by then."""
         while self.retries and self.retries[0].deadline_ms <= now_ms:
             batch = self.retries.pop(0)
+            probe("client.batch.retry_expired")
             self._give_up(batch, batch.last_error or LeaderNotAvailable())
         while self.pending and self.pending[0].deadline_ms <= now_ms:
             batch = self.pending.popleft()
@@ -323,11 +368,14 @@ class PartitionQueue:
                 batch.last_error or LeaderNotAvailable("the batch could not be sent within `delivery_timeout_ms`"),
             )
 
-    def hasten(self, deadline_ms: int, error: LogClusterError) -> None:
-        """Give up what is not in flight at `deadline_ms` at the latest, for the reason of `error`."""
+    def retire(self, error: LogClusterError) -> None:
+        """Give up, for this reason, what is not in flight, and what is when its attempt fails."""
+        self.retired_for = error
+        self.close_batch()
         for batch in (*self.retries, *self.pending):
-            batch.deadline_ms = min(batch.deadline_ms, deadline_ms)
-            batch.last_error = error
+            self._give_up(batch, error)
+        self.retries.clear()
+        self.pending.clear()
 
     def abandon(self, error: LogClusterError) -> None:
         """Give up everything; what was sent may have been written."""
@@ -350,6 +398,7 @@ class PartitionQueue:
         """A batch that was sent will not be sent again under its sequence."""
         if self._options.is_idempotent:
             self._is_reset_due = True
+            probe("client.producer.gap_left")
             if not batch.is_outcome_unknown and (self._gap_order is None or batch.order < self._gap_order):
                 self._gap_order = batch.order
 
@@ -390,6 +439,7 @@ class PartitionQueue:
         for batch in self.retries:
             is_certain = is_certain or not batch.is_outcome_unknown or self._is_behind_gap(batch)
             if not is_certain:
+                probe("client.producer.new_epoch_waits_for_outcome")
                 return False
         return True
 
@@ -401,11 +451,13 @@ class PartitionQueue:
             batch.not_before_ms = 0
         accumulator = self._accumulator
         if accumulator.producer_id != self.producer_id or self.producer_epoch >= PRODUCER_EPOCH_MAX:
+            probe("client.producer.new_id_needed")
             if accumulator.producer_id == self.producer_id:
                 accumulator.producer_id = None
                 accumulator.is_identity_needed = True
             self.producer_id = None
             return
+        probe("client.producer.new_epoch_begun")
         self.producer_epoch += 1
         self.next_sequence = 0
         for batch in self.retries:

@@ -6,6 +6,7 @@ after an unknown outcome "exists already" and "does not exist" are what success 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from logcluster.client.descriptions import (
     quorum_facts,
     replica_facts,
 )
+from logcluster.client.group_admin import GroupAdmin
 from logcluster.client.metadata import answer_from_wire
 from logcluster.client.metadata_cache import BrokerFacts, TopicFacts
 from logcluster.client.offsets import look_up_offsets
@@ -47,6 +49,12 @@ class Admin:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._groups = GroupAdmin(context)
+
+    @property
+    def groups(self) -> GroupAdmin:
+        """Consumer groups: list, describe, lag, reset, delete."""
+        return self._groups
 
     # Topics.
 
@@ -113,7 +121,7 @@ class Admin:
         """
         request = admin_pb2.DeleteTopicsRequest(names=[name])
         try:
-            await self._ask(
+            response = await self._ask(
                 lambda stubs: stubs.admin.DeleteTopics,
                 request,
                 first_error=_first_topic_error,
@@ -126,7 +134,11 @@ class Admin:
         except UnknownTopicOrPartition:
             if not missing_ok:
                 raise
-        self._context.cache.forget_topics([name])
+        else:
+            if response.topics and response.topics[0].topic_id:
+                self._context.metadata.forget_topic(name, response.topics[0].topic_id)
+                return
+        self._context.metadata.request_refresh()
 
     async def list_topics(self, *, include_internal: bool = False) -> dict[str, TopicFacts]:
         """All topics by name, in order of name."""
@@ -457,6 +469,9 @@ class Admin:
                 and len(facts.partitions) >= partition_count
                 and all(partition.leader_id is not None for partition in facts.partitions)
             ):
+                if self._context.cache.topic_id(name) not in {b"", facts.topic_id}:
+                    with contextlib.suppress(LogClusterError):
+                        await self._context.metadata.refresh()  # it is another one than before
                 return facts
             if clock.monotonic_ms() >= deadline_ms:
                 raise RequestTimedOut(f"topic {name!r} was created, but some partition has no leader yet", topic=name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Literal, NoReturn, Self
+from typing import Literal, NoReturn, Self, Unpack
 
 from logcluster.client.accumulator import AccumulatorOptions
 from logcluster.client.admin import Admin
@@ -16,6 +16,8 @@ from logcluster.client.connections import Carrier, ChannelSource, Connections
 from logcluster.client.consumer import Consumer, ReadRange
 from logcluster.client.context import ClientOptions, Context
 from logcluster.client.fetcher import FetchOptions
+from logcluster.client.group.consumer import GroupConsumer
+from logcluster.client.group.options import ConsumerGroupOptions, group_options as read_group_options
 from logcluster.client.metadata import Metadata, answer_from_wire
 from logcluster.client.metadata_cache import MetadataCache
 from logcluster.client.offsets import Isolation, isolation_to_wire
@@ -244,66 +246,84 @@ class Client:
     def consumer(
         self,
         *topics: str,
-        start: Points = "latest",
+        start: Points | None = None,
         until: Points | None = None,
         partitions: Sequence[PartitionKey] | None = None,
         max_records: int | None = None,
         isolation: Isolation = "read_uncommitted",
         on_out_of_range: Literal["earliest", "latest", "error"] = "error",
-        group: str | None = None,
         max_wait_ms: int = 500,
         partition_size_bytes_max: int = 2 * 1024 * 1024,
         buffer_size_bytes: int = 64 * 1024 * 1024,
+        **group_options: Unpack[ConsumerGroupOptions],
     ) -> Consumer:
         """Make a consumer of one or more topics; `async with`, then `async for`.
 
         Args:
-            start: "earliest", "latest", an offset, a datetime or `Timestamp`; or a mapping from partition to these,
-                which then also says which partitions are read.
+            start: "earliest", "latest" (the default), an offset, a datetime or `Timestamp`; or a mapping from partition
+                to these, which then also says which partitions are read.
             until: the same, exclusive: iteration ends there. "end" is the end of the log when the block is entered.
             partitions: numbers, or pairs of topic and number; by default all, also those added later.
             max_records: iteration ends after so many.
             isolation: "read_committed" leaves out records of open and aborted transactions.
-            on_out_of_range: what to do when the position is no longer in the log.
+            on_out_of_range: what to do when the position is no longer in the log, or when the topic was deleted and
+                created again: raise, or go on at one end of the log. With `until` the latter is always an error.
             max_wait_ms: how long a broker holds a fetch that finds nothing.
             partition_size_bytes_max: asked of a partition at a time.
             buffer_size_bytes: fetched ahead of the user, in all.
+            group_options: `group="billing"` makes a member of that group; see `ConsumerGroupOptions`. `start` is then
+                where to begin where nothing is committed, "earliest" by default; `until` and `partitions` cannot be
+                given.
 
         Raises:
             InvalidRequest: no topic is named, or an argument is out of range.
-            UnsupportedVersion: groups are not there yet.
         """
         context = self._open()
-        if group is not None:
-            raise UnsupportedVersion("consumer groups are not supported yet", hint="name `partitions` and `start`")
+        if group_options:
+            return self._group_consumer(
+                topics,
+                group_options,
+                start="earliest" if start is None else start,
+                is_ranged=until is not None or partitions is not None,
+                max_records=max_records,
+                options=_fetch_options(
+                    isolation, on_out_of_range, max_wait_ms, partition_size_bytes_max, buffer_size_bytes
+                ),
+            )
         if not topics or not all(isinstance(topic, str) for topic in topics):
             raise InvalidRequest("a consumer reads at least one topic", hint='client.consumer("orders", "payments")')
-        if on_out_of_range not in {"earliest", "latest", "error"}:
-            raise InvalidRequest(f"on_out_of_range={on_out_of_range!r} is unknown")
         if max_records is not None:
             _check_range("max_records", max_records, 0, 1 << 62)
-        _check_range("max_wait_ms", max_wait_ms, 0, 60_000)
-        _check_range("partition_size_bytes_max", partition_size_bytes_max, 1, FETCH_SIZE_BYTES_MAX)
-        isolation_to_wire(isolation)
-        options = FetchOptions(
-            max_wait_ms=max_wait_ms,
-            min_bytes=1,
-            fetch_size_bytes_max=FETCH_SIZE_BYTES,
-            partition_size_bytes_max=partition_size_bytes_max,
-            buffer_size_bytes=buffer_size_bytes,
-            isolation=isolation,
-            on_out_of_range=on_out_of_range,
-            rack="",
-            grace_ms=1_000,
-        )
+        options = _fetch_options(isolation, on_out_of_range, max_wait_ms, partition_size_bytes_max, buffer_size_bytes)
         read_range = ReadRange(
             topics=tuple(dict.fromkeys(topics)),
-            start=start,
+            start="latest" if start is None else start,
             until=until,
             partitions=tuple(partitions) if partitions is not None else None,
             max_records=max_records,
         )
         return Consumer(read_range, context=context, options=options)
+
+    def _group_consumer(
+        self,
+        topics: tuple[str, ...],
+        given: ConsumerGroupOptions,
+        *,
+        start: Points,
+        is_ranged: bool,
+        max_records: int | None,
+        options: FetchOptions,
+    ) -> GroupConsumer:
+        if is_ranged:
+            raise InvalidRequest(
+                "a member of a group reads what is assigned to it: `until` and `partitions` cannot be given"
+            )
+        return GroupConsumer(
+            read_group_options(topics, given, start=start),
+            context=self._open(),
+            fetch_options=options,
+            max_records=max_records,
+        )
 
     def queue(self, topic: str, *, group: str) -> NoReturn:
         """Queue groups come later.
@@ -321,6 +341,32 @@ class Client:
     @staticmethod
     def _refuse() -> NoReturn:
         raise InvalidRequest("the client is not open", hint="use `async with logcluster.connect(...) as client`")
+
+
+def _fetch_options(
+    isolation: Isolation,
+    on_out_of_range: Literal["earliest", "latest", "error"],
+    max_wait_ms: int,
+    partition_size_bytes_max: int,
+    buffer_size_bytes: int,
+) -> FetchOptions:
+    """Check and gather what consumers with and without a group have in common."""
+    if on_out_of_range not in {"earliest", "latest", "error"}:
+        raise InvalidRequest(f"on_out_of_range={on_out_of_range!r} is unknown")
+    _check_range("max_wait_ms", max_wait_ms, 0, 60_000)
+    _check_range("partition_size_bytes_max", partition_size_bytes_max, 1, FETCH_SIZE_BYTES_MAX)
+    isolation_to_wire(isolation)
+    return FetchOptions(
+        max_wait_ms=max_wait_ms,
+        min_bytes=1,
+        fetch_size_bytes_max=FETCH_SIZE_BYTES,
+        partition_size_bytes_max=partition_size_bytes_max,
+        buffer_size_bytes=buffer_size_bytes,
+        isolation=isolation,
+        on_out_of_range=on_out_of_range,
+        rack="",
+        grace_ms=1_000,
+    )
 
 
 def _check_range(name: str, value: int, low: int, high: int) -> None:

@@ -28,6 +28,7 @@ from logcluster.runtime.clock import Clock
 from logcluster.wire.gen.logcluster.v1 import metadata_pb2
 from logcluster.wire.gen.logcluster.v1.admin_pb2_grpc import AdminServiceStub
 from logcluster.wire.gen.logcluster.v1.data_pb2_grpc import DataServiceStub
+from logcluster.wire.gen.logcluster.v1.groups_pb2_grpc import GroupServiceStub
 from logcluster.wire.gen.logcluster.v1.metadata_pb2_grpc import MetadataServiceStub
 from logcluster.wire.status import error_from_rpc
 
@@ -57,12 +58,13 @@ class ChannelSource(Protocol):
 class Stubs:
     """The services of one process."""
 
-    __slots__ = ("admin", "data", "metadata")
+    __slots__ = ("admin", "data", "groups", "metadata")
 
     def __init__(self, channel: Channel) -> None:
         self.data: Any = DataServiceStub(channel)
         self.metadata: Any = MetadataServiceStub(channel)
         self.admin: Any = AdminServiceStub(channel)
+        self.groups: Any = GroupServiceStub(channel)
 
 
 async def call(method: Callable[..., Awaitable[Response]], request: object, *, timeout_ms: int) -> Response:

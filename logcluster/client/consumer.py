@@ -3,13 +3,14 @@
 `fetcher` reads ahead; this file hands out. Records of a partition come in offset order; partitions take turns batch by
 batch. Positions are what the user has been given: leaving a loop and entering another one skips and repeats nothing.
 
-Cancellation: nothing is lost; a record is handed out or still to come.
+Errors and cancellation: nothing is lost and nothing comes twice; a record is handed out or still to come. An error of
+one partition is raised once, when nothing else is in hand; the partition then waits for a `seek`, the others go on.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import length_hint
 from types import TracebackType
@@ -20,9 +21,10 @@ from logcluster.client.context import Context
 from logcluster.client.fetcher import Fetcher, FetchOptions
 from logcluster.client.offsets import look_up_offsets
 from logcluster.client.records import ConsumerRecord, PartitionKey, Point, Points, Timestamp, normalize_point
+from logcluster.client.resumable import Renew, Resumable
 from logcluster.client.retry import retry
 from logcluster.client.subscription import PartitionState, Subscription
-from logcluster.model.errors import InvalidRequest, ShuttingDown, UnknownTopicOrPartition
+from logcluster.model.errors import InvalidRequest, LogClusterError, ShuttingDown, UnknownTopicOrPartition
 from logcluster.model.ids import TopicPartition
 from logcluster.runtime.scope import TaskScope
 
@@ -61,7 +63,13 @@ class Consumer:
         self._ready_next_offset = 0
 
     async def __aenter__(self) -> Self:
-        self._fetcher = Fetcher(self._subscription, context=self._context, scope=self._scope, options=self._options)
+        self._fetcher = Fetcher(
+            self._subscription,
+            context=self._context,
+            scope=self._scope,
+            options=self._options,
+            discard=self._discard,
+        )
         try:
             await self._begin(self._fetcher)
         except BaseException:
@@ -82,34 +90,53 @@ class Consumer:
 
     # Reading.
 
-    def __aiter__(self) -> AsyncIterator[ConsumerRecord]:
-        return self._records()
+    def __aiter__(self) -> Resumable[ConsumerRecord]:
+        """Iterate over records; `anext` may be cancelled, or raise, and be called again: the next record comes then."""
+        return Resumable(self._records)
 
-    async def _records(self) -> AsyncIterator[ConsumerRecord]:
-        while True:
-            for record in self._ready_iterator:
-                yield record
-            if not await self._load():
-                return
+    async def _records(self, renew: Renew) -> AsyncGenerator[ConsumerRecord, None]:
+        try:
+            while True:
+                for record in self._ready_iterator:
+                    yield record
+                if not await self._load():
+                    return
+        except GeneratorExit:
+            raise
+        except BaseException:
+            renew()
+            raise
 
-    async def batches(
+    def batches(
         self, *, max_records: int | None = None, max_wait_ms: int | None = None
-    ) -> AsyncIterator[list[ConsumerRecord]]:
-        """Yield lists of records of one partition each, as fetched; much cheaper per record than one by one.
+    ) -> Resumable[list[ConsumerRecord]]:
+        """Iterate over lists of records of one partition each, as fetched; much cheaper per record than one by one.
 
         Args:
             max_records: of a list; by default what a batch in the log holds.
             max_wait_ms: yield an empty list when nothing came for so long; by default wait.
+        Cancellation: of `anext`: nothing was taken; call it again.
         """
-        while True:
-            deadline_ms = None if max_wait_ms is None else self._clock.monotonic_ms() + max_wait_ms
-            records = self._take_ready(max_records)
-            if not records:
-                if not await self._load(deadline_ms):
-                    return
+        return Resumable(lambda renew: self._batches(renew, max_records, max_wait_ms))
+
+    async def _batches(
+        self, renew: Renew, max_records: int | None, max_wait_ms: int | None
+    ) -> AsyncGenerator[list[ConsumerRecord], None]:
+        try:
+            while True:
+                deadline_ms = None if max_wait_ms is None else self._clock.monotonic_ms() + max_wait_ms
                 records = self._take_ready(max_records)
-            if records or deadline_ms is not None:
-                yield records
+                if not records:
+                    if not await self._load(deadline_ms):
+                        return
+                    records = self._take_ready(max_records)
+                if records or deadline_ms is not None:
+                    yield records
+        except GeneratorExit:
+            raise
+        except BaseException:
+            renew()
+            raise
 
     async def take_batch(self, max_records: int) -> list[ConsumerRecord] | None:
         """The next records of one partition, at least one; None at the end. For whoever iterates in another thread."""
@@ -125,28 +152,58 @@ class Consumer:
         if not records:
             return
         state = self._subscription.state(records[0].topic, records[0].partition)
-        self._discard(state)
-        if self._left is not None:
-            self._left += len(records)
-        state.move(records[0].offset)
+        self._take_back(len(records), {state: (records[0].offset, state.moves)})
         if self._fetcher is not None:
             self._fetcher.pump()
 
+    def _take_back(self, count: int, firsts: Mapping[PartitionState, tuple[int, int]]) -> None:
+        """Undo that records were handed out.
+
+        Args:
+            count: of all these records.
+            firsts: by partition, the offset of the first of them, and the partition's `moves` then.
+        """
+        if self._left is not None:
+            self._left += count
+        for state, (offset, moves) in firsts.items():
+            if state.position is not None and state.moves == moves:  # else the user has gone elsewhere meanwhile
+                self._discard(state)
+                state.go_back(offset)
+
     async def read(self, max_records: int, *, timeout_ms: int | None = None) -> list[ConsumerRecord]:
-        """Read up to `max_records`; fewer when the consumer's end or the time comes first.
+        """Read up to `max_records`; fewer when the consumer's end, the time or an error comes first.
+
+        An error that comes after some records is raised by the next call, once these have been returned.
 
         Args:
             timeout_ms: how long to wait for all of them; None: as long as it takes; 0: what is there already.
+
+        Raises:
+            LogClusterError: a partition cannot be read on.
+            UnknownServerError: the consumer has failed for good, for a bug.
+        Cancellation: nothing was taken; the records come again with the next call. To get what came within some time,
+            give `timeout_ms`.
         """
         deadline_ms = None if timeout_ms is None else self._clock.monotonic_ms() + timeout_ms
         records: list[ConsumerRecord] = []
-        while len(records) < max_records:
-            more = self._take_ready(max_records - len(records))
-            records += more
-            if not more and (
-                not await self._load(deadline_ms) or (not self._has_ready() and self._is_late(deadline_ms))
-            ):
-                break
+        firsts: dict[PartitionState, tuple[int, int]] = {}
+        try:
+            while len(records) < max_records:
+                state = self._ready_state
+                more = self._take_ready(max_records - len(records))
+                if more:
+                    if state is not None and state not in firsts:
+                        firsts[state] = (more[0].offset, state.moves)
+                    records += more
+                elif not await self._load(deadline_ms, has_some=bool(records)) or (
+                    not self._has_ready() and self._is_late(deadline_ms)
+                ):
+                    break
+        except GeneratorExit:  # nobody will ever read on
+            raise
+        except BaseException:
+            self._take_back(len(records), firsts)
+            raise
         return records
 
     def _is_late(self, deadline_ms: int | None) -> bool:
@@ -160,8 +217,11 @@ class Consumer:
             return list(self._ready_iterator)
         return [record for _, record in zip(range(count_max), self._ready_iterator, strict=False)]
 
-    async def _load(self, deadline_ms: int | None = None) -> bool:
+    async def _load(self, deadline_ms: int | None = None, *, has_some: bool = False) -> bool:
         """Make more records ready; False when there will be none. With a deadline it may return with none ready.
+
+        Args:
+            has_some: the caller holds records already: false is returned before an error, which the next call raises.
 
         Raises:
             LogClusterError: a partition cannot be read on.
@@ -179,16 +239,24 @@ class Consumer:
                     # However fast records come, the loop gets its turn, and the next fetch goes out meanwhile.
                     await self._clock.sleep_ms(0)
             if self._chunk is not None:
+                if has_some and self._chunk.error is not None:
+                    return False
                 self._open_next_batch(self._chunk)
                 continue
-            if self._subscription.is_finished:
+            if self._is_finished():
                 return False
-            if self._scope.is_closed:
-                raise ShuttingDown("the consumer is closed")
+            if fetcher.failure is not None or self._scope.is_closed:
+                if has_some:
+                    return False
+                raise fetcher.failure or ShuttingDown("the consumer is closed")
             if self._is_late(deadline_ms):
                 return True
             await self._wait(fetcher, deadline_ms)
         return True
+
+    def _is_finished(self) -> bool:
+        """Has everything been handed out that ever will be?"""
+        return self._subscription.is_finished
 
     async def _wait(self, fetcher: Fetcher, deadline_ms: int | None) -> None:
         fetcher.pump()
@@ -210,8 +278,16 @@ class Consumer:
             return
         if chunk.error is not None:
             self._chunk = None
+            if self._fetcher is not None and self._fetcher.goes_on_elsewhere(state, chunk.error):
+                return
             raise chunk.error
-        opened = chunk.next_records()
+        try:
+            opened = chunk.next_records()
+        except LogClusterError as error:
+            # Read from here again after the error was raised: never past it.
+            state.forget_fetched()
+            self._chunk = Chunk(state, b"", next_offset=0, error=error)
+            return
         if opened is None:
             self._chunk = None
             return
@@ -329,7 +405,7 @@ class Consumer:
         await self._resolve(states)
         await self._resolve_ends(states)
         if self._partitions is None and self._until is None:
-            self._scope.spawn(self._follow_topics(), name="new-partitions")
+            fetcher.spawn(self._follow_topics(), name="new-partitions")
         fetcher.pump()
 
     def _add_partitions(self, start: Points) -> list[PartitionState]:
@@ -407,6 +483,7 @@ class Consumer:
                 context=self._context,
                 isolation=self._options.isolation,
                 timeout_ms=left_ms,
+                topic_ids={state.topic: state.topic_id for state in states},
             ),
             clock=self._clock,
             generator=self._context.generator,
@@ -416,6 +493,7 @@ class Consumer:
         for state in states:
             if state.name in found:
                 state.end_offset = found[state.name]
+                state.is_bound = True
 
     async def _follow_topics(self) -> None:
         """Read partitions that are added later, from their beginning, because nothing of them was there before."""

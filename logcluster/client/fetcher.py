@@ -2,7 +2,8 @@
 
 `pump` launches requests; an answer becomes chunks in the order it names the partitions, and pumps again, so the next
 request is on its way while the user works through the last answer. Errors that pass are retried here with a fresh
-leader; others take the records' place in the queue, so that the user meets them in order.
+leader; others take the records' place in the queue, so that the user meets them in order. A bug in a task or a
+callback ends all fetching, and the user is told after the records that are there already.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from logcluster.client.chunk import Chunk
 from logcluster.client.connections import call
@@ -20,8 +22,15 @@ from logcluster.client.metadata_cache import Leader
 from logcluster.client.offsets import isolation_to_wire, look_up_offsets
 from logcluster.client.records import Timestamp, normalize_point
 from logcluster.client.subscription import PartitionState, Subscription
-from logcluster.model.errors import LogClusterError, OffsetOutOfRange, UnknownTopicOrPartition
+from logcluster.model.errors import (
+    LogClusterError,
+    OffsetOutOfRange,
+    UnknownServerError,
+    UnknownTopicId,
+    UnknownTopicOrPartition,
+)
 from logcluster.model.ids import TopicPartition
+from logcluster.model.probes import probe
 from logcluster.runtime.scope import TaskScope
 from logcluster.wire.gen.logcluster.v1 import data_pb2
 from logcluster.wire.status import error_from_detail
@@ -49,10 +58,20 @@ class FetchOptions:
 
 
 class Fetcher:
-    """The fetches of one consumer."""
+    """The fetches of one consumer.
+
+    Args:
+        discard: lets the consumer forget what it has of a partition beyond what was handed out.
+    """
 
     def __init__(
-        self, subscription: Subscription, *, context: Context, scope: TaskScope, options: FetchOptions
+        self,
+        subscription: Subscription,
+        *,
+        context: Context,
+        scope: TaskScope,
+        options: FetchOptions,
+        discard: Callable[[PartitionState], None],
     ) -> None:
         self._subscription = subscription
         self._context = context
@@ -63,6 +82,7 @@ class Fetcher:
         self._policy = context.policy
         self._scope = scope
         self._options = options
+        self._discard = discard
         self._loop = asyncio.get_running_loop()
         self._chunks: deque[Chunk] = deque()
         self._buffered_size_bytes = 0
@@ -72,6 +92,8 @@ class Fetcher:
         self._is_looking_up = False
         self._is_pump_due = False
         self._is_closed = False
+        self.failure: LogClusterError | None = None
+        """What ended all fetching: a bug."""
         self._metadata.listen(self.pump)
 
     def close(self) -> None:
@@ -81,6 +103,28 @@ class Fetcher:
         if self._timer is not None:
             self._timer.cancel()
         self.tell()
+
+    def spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
+        """Run a task of the consumer, whose failure is the consumer's."""
+        self._scope.spawn(work, name=name).add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if self.failure is None:
+            hint = "this is a bug of the client; another consumer may read on from the last position"
+            self.failure = UnknownServerError(f"the consumer failed: {error!r}", hint=hint)
+            self.failure.__cause__ = error
+        self.close()
+
+    def end(self, error: LogClusterError) -> None:
+        """Fetch no more, and let whoever reads meet this error."""
+        if self.failure is None:
+            self.failure = error
+        self.close()
 
     # For the consumer.
 
@@ -119,6 +163,13 @@ class Fetcher:
         self._is_pump_due = False
         if self._is_closed:
             return
+        try:
+            self._launch_all()
+        except Exception as error:  # a bug, of which whoever reads must hear
+            logger.exception("a consumer failed")
+            self._fail(error)
+
+    def _launch_all(self) -> None:
         now_ms = self._clock.monotonic_ms()
         options = self._options
         by_leader: dict[int, list[tuple[PartitionState, int]]] = {}
@@ -136,12 +187,18 @@ class Fetcher:
                 self._launch(broker_id, states)
         if not self._is_looking_up and any(state.position is None for state in self._subscription.states):
             self._is_looking_up = True
-            self._scope.spawn(self._look_up_positions(), name="positions")
+            self.spawn(self._look_up_positions(), name="positions")
         if due:
             self._arm(min(due) - now_ms)
 
     def _leader_of(self, state: PartitionState, now_ms: int) -> Leader | None:
         """Whom to ask; None while nobody leads, and then the partition backs off."""
+        topic_id = self._metadata.cache.topic_id(state.topic)
+        if topic_id and topic_id != state.topic_id:
+            if state.is_bound:
+                self._created_again(state)
+                return None
+            state.adopt(topic_id)
         leader = self._metadata.cache.leader(state.topic, state.partition)
         if leader is not None and leader.broker_id is not None:
             return leader
@@ -151,6 +208,12 @@ class Fetcher:
             self._back_off(state, now_ms)
             self._metadata.request_refresh()
         return None
+
+    def _created_again(self, state: PartitionState) -> None:
+        """The topic was deleted, and another one has its name: the position means nothing there."""
+        text = f"topic {state.topic!r} was deleted and created again; offset {state.fetch_offset} is of the one before"
+        hint = "seek to a place in the new topic" if state.end_offset is None else "make another consumer"
+        self._show(state, UnknownTopicId(text, hint=hint))
 
     # Requests.
 
@@ -174,13 +237,14 @@ class Fetcher:
                 fetch_offset=state.fetch_offset,
                 leader_epoch=leader_epoch,
                 max_bytes=options.partition_size_bytes_max,
+                topic_id=state.topic_id or None,
             )
             if state.last_epoch is not None:
                 item.last_fetched_epoch = state.last_epoch
             state.is_fetching = True
             asked[state.name] = (state, state.generation)
         self._fetches[broker_id] = self._fetches.get(broker_id, 0) + 1
-        self._scope.spawn(self._fetch(broker_id, request, asked), name=f"fetch-{broker_id}")
+        self.spawn(self._fetch(broker_id, request, asked), name=f"fetch-{broker_id}")
 
     async def _fetch(
         self, broker_id: int, request: data_pb2.FetchRequest, asked: dict[TopicPartition, tuple[PartitionState, int]]
@@ -223,12 +287,17 @@ class Fetcher:
                     state.partition,
                     leader_id=answer.leader.leader_id,
                     leader_epoch=answer.leader.leader_epoch,
+                    topic_id=state.topic_id,
                 )
             state.log_start_offset = answer.log_start_offset
             self._failed(state, error_from_detail(answer.error))
             return
+        state.is_bound = True
         if answer.HasField("diverging_epoch"):
-            # Only after an unclean election: what was read from here on is not in the log any more.
+            probe("client.fetch.moved_back_by_diverging_epoch")
+            # Only after an unclean election: what was read from here on is not in the log any more. What was fetched
+            # and not handed out is fetched again, as far as it is.
+            self._discard(state)
             offset = min(state.fetch_offset, answer.diverging_epoch.end_offset)
             logger.warning("%s was cut to offset %d; reading on from there", state.name, offset)
             state.move(offset)
@@ -261,33 +330,44 @@ class Fetcher:
         is_retried = error.retriable
         is_beyond_end = isinstance(error, OffsetOutOfRange) and state.fetch_offset > (state.log_start_offset or 0)
         if is_beyond_end or isinstance(error, UnknownTopicOrPartition):
+            probe("client.fetch.refusal_doubted")
             # A new leader may not know the topic, or the end of its log, for a moment.
             state.refused_since_ms = now_ms if state.refused_since_ms is None else state.refused_since_ms
             is_retried = now_ms - state.refused_since_ms < self._context.options.topic_wait_ms
         if is_retried:
+            if error.refresh_metadata:
+                probe("client.fetch.metadata_refreshed")
             self._metadata.request_refresh()
             return
-        if isinstance(error, OffsetOutOfRange) and self._resets(state):
-            return
+        self._show(state, error)
+
+    def _show(self, state: PartitionState, error: LogClusterError) -> None:
+        """Let the user meet the error, after the records that are there already."""
         error.facts = {**error.facts, "topic": state.topic, "partition": state.partition}
         state.not_before_ms = 1 << 62  # until the user seeks
         self._chunks.append(Chunk(state, b"", next_offset=0, error=error))
         self.tell()
 
-    def _resets(self, state: PartitionState) -> bool:
-        """The position is outside of the log: whether to look up another one.
+    def goes_on_elsewhere(self, state: PartitionState, error: LogClusterError) -> bool:
+        """The user has met the error of a partition: whether it is read on from a place that was named in advance.
 
-        A partition of which nothing was read yet may lose its beginning to retention between look-up and fetch.
+        A partition of which nothing was read yet may lose its beginning to retention between look-up and fetch. A range
+        of a topic means nothing in another topic of its name.
         """
         policy = self._options.on_out_of_range
-        is_untouched = state.last_epoch is None and normalize_point(state.start) in {"earliest", "latest"}
-        if policy == "error" and not is_untouched:
+        if isinstance(error, OffsetOutOfRange):
+            is_untouched = state.last_epoch is None and normalize_point(state.start) in {"earliest", "latest"}
+            if policy == "error" and not is_untouched:
+                return False
+            probe("client.fetch.out_of_range_reset")
+        elif not isinstance(error, UnknownTopicId) or policy == "error" or state.end_offset is not None:
             return False
         if policy != "error":
-            logger.warning("offset %d of %s is not in the log; going to %s", state.fetch_offset, state.name, policy)
+            logger.warning("%s: %s; going to %s", state.name, error.message, policy)
             state.start = policy
         state.forget_fetched()
         state.position = None
+        state.not_before_ms = 0
         return True
 
     def _back_off(self, state: PartitionState, now_ms: int) -> None:
@@ -330,6 +410,9 @@ class Fetcher:
             LogClusterError: a leader could not be asked.
         """
         points = {state.name: normalize_point(state.start) for state in states}
+        topic_ids = {state.topic: self._metadata.cache.topic_id(state.topic) for state in states}
+        for state in states:
+            state.adopt(topic_ids[state.topic])
         found: dict[TopicPartition, int] = {
             name: int(point)
             for name, point in points.items()
@@ -344,7 +427,9 @@ class Fetcher:
                 context=self._context,
                 isolation=self._options.isolation,
                 timeout_ms=timeout_ms,
+                topic_ids=topic_ids,
             )
         for state in states:
             if state.position is None:
                 state.move(found[state.name])
+            state.is_bound = state.is_bound or state.name in queries

@@ -100,12 +100,39 @@ class SentRecords(Sequence[RecordAck]):
         """Batch, place of the first record in it, timestamp."""
         self._starts: list[int] = []
         self._count = 0
+        self._held: list[tuple[int, RecordFuture]] = []
+        """Records that wait for their topic, with the number of their run."""
 
     def add(self, batch: Batch, index: int, count: int, timestamp_ms: int) -> None:
         """`count` records from place `index` of the batch on; they share a timestamp."""
         self._runs.append((batch, index, timestamp_ms))
         self._starts.append(self._count)
         self._count += count
+
+    def add_held(self, future: RecordFuture, timestamp_ms: int) -> None:
+        """One record more, which has no partition yet; see `find_held`."""
+        self._held.append((len(self._runs), future))
+        self.add(future._batch, future._index, 1, timestamp_ms)
+
+    async def find_held(self) -> None:
+        """Wait until the records that were held have partitions, and note where they are.
+
+        Raises:
+            LogClusterError: why one of them has none, and was not written.
+        Cancellation: the records are still written.
+        """
+        held, self._held = self._held, []
+        failure: LogClusterError | None = None
+        for run, future in held:
+            if future._batch.partition < 0:
+                await wait_for(future._batch)
+            batch, index = future._batch, future._index
+            if batch.partition < 0 and batch.error is not None:
+                batch.claimed.add(index)
+                failure = failure or batch.error
+            self._runs[run] = (batch, index, self._runs[run][2])
+        if failure is not None:
+            raise failure
 
     @property
     def batches(self) -> list[Batch]:
@@ -139,10 +166,36 @@ class SentRecords(Sequence[RecordAck]):
     def __getitem__(self, index: int | slice) -> RecordAck | list[RecordAck]:
         if isinstance(index, slice):
             return [self[number] for number in range(self._count)[index]]
+        return self.future(index).result()
+
+    def future(self, index: int) -> RecordFuture:
+        """One record; negative numbers count from the end."""
         number = range(self._count)[index]
         run = bisect_right(self._starts, number) - 1
         batch, first, timestamp_ms = self._runs[run]
-        return RecordFuture(batch, first + number - self._starts[run], timestamp_ms).result()
+        return RecordFuture(batch, first + number - self._starts[run], timestamp_ms)
+
+
+class Outcomes(Sequence[RecordAck | LogClusterError]):
+    """What became of each of these records: its acknowledgement, or the error; made when looked at."""
+
+    def __init__(self, sent: SentRecords) -> None:
+        self._sent = sent
+
+    def __len__(self) -> int:
+        return len(self._sent)
+
+    @overload
+    def __getitem__(self, index: int) -> RecordAck | LogClusterError: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[RecordAck | LogClusterError]: ...
+
+    def __getitem__(self, index: int | slice) -> RecordAck | LogClusterError | list[RecordAck | LogClusterError]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        future = self._sent.future(index)
+        return future.exception() or future.result()
 
 
 async def wait_for(batch: Batch) -> None:

@@ -1,7 +1,8 @@
 """Asking brokers about the cluster: the cache, kept fresh by one refresh at a time.
 
 Whoever meets a stale leader or a lost connection asks for a refresh; those who ask while one runs share the next,
-because an answer on its way may be older than what they saw. Listeners are told after each.
+because an answer on its way may be older than what they saw. Listeners are told after each. A bug in a refresh fails
+those who wait for it, and no more; one in a listener is logged and kept from the others.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 
 from logcluster.client.connections import Connections
 from logcluster.client.metadata_cache import Answer, BrokerFacts, MetadataCache, PartitionFacts, TopicFacts
-from logcluster.model.errors import LogClusterError, UnknownTopicOrPartition
+from logcluster.model.errors import LogClusterError, ShuttingDown, UnknownServerError, UnknownTopicOrPartition
 from logcluster.runtime.clock import Clock
 from logcluster.runtime.scope import TaskScope
 from logcluster.wire.gen.logcluster.v1 import metadata_pb2
@@ -26,6 +27,11 @@ _STATES = {
     metadata_pb2.BROKER_STATE_SHUTTING_DOWN: "shutting-down",
 }
 _TOPIC_POLL_MS = 50
+_FAILURE_DOUBLINGS_MAX = 3
+
+
+def _closed() -> LogClusterError:
+    return ShuttingDown("the client is closed")
 
 
 def answer_from_wire(response: metadata_pb2.GetMetadataResponse) -> Answer:
@@ -92,7 +98,8 @@ class Metadata:
 
     Args:
         scope: runs the refreshes.
-        refresh_interval_ms_min: pause between the beginnings of two refreshes.
+        refresh_interval_ms_min: pause between the beginnings of two refreshes; doubled, up to eightfold, by each
+            failure.
         topic_wait_ms: how long a topic that nobody knows is waited for; a fresh one takes a moment to spread.
     """
 
@@ -116,16 +123,23 @@ class Metadata:
         self._wanted = 0
         self._finished = 0
         self._is_running = False
+        self._not_before_ms = 0
+        self._failures = 0
         self._last_error: LogClusterError | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._listeners: dict[Callable[[], None], None] = {}
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Call `listener` after every refresh, until `unlisten`."""
+        """Call `listener` whenever more is known, until `unlisten`; it must not raise."""
         self._listeners[listener] = None
 
     def unlisten(self, listener: Callable[[], None]) -> None:
         self._listeners.pop(listener, None)
+
+    def forget_topic(self, name: str, topic_id: bytes) -> None:
+        """See `MetadataCache.forget_topic`; listeners are told."""
+        self.cache.forget_topic(name, topic_id)
+        self._notify()
 
     def add_topics(self, *names: str) -> None:
         """Ask about these topics, too, from now on."""
@@ -146,8 +160,11 @@ class Metadata:
 
         Raises:
             LogClusterError: no broker answered.
+            ShuttingDown: the client is closed.
         Cancellation: the refresh goes on.
         """
+        if self._scope.is_closed:
+            raise _closed()
         self.request_refresh()
         ticket = self._wanted
         while self._finished < ticket:
@@ -182,21 +199,33 @@ class Metadata:
     async def _run(self) -> None:
         try:
             while self._finished < self._wanted:
+                # Whoever is told of a failure may ask again at once: the pause holds from one run to the next.
+                pause_ms = self._not_before_ms - self._clock.monotonic_ms()
+                if pause_ms > 0:
+                    await self._clock.sleep_ms(pause_ms)
                 ticket = self._wanted
                 began_ms = self._clock.monotonic_ms()
                 try:
                     await self._fetch()
                     self._last_error = None
+                    self._failures = 0
                 except LogClusterError as error:
                     self._last_error = error
+                    self._failures += 1
+                except Exception as error:  # a bug, of which whoever waits must hear
+                    logger.exception("a metadata refresh failed")
+                    self._last_error = UnknownServerError(f"the metadata refresh failed: {error!r}")
+                    self._last_error.__cause__ = error
+                    self._failures += 1
+                doublings = min(self._failures, _FAILURE_DOUBLINGS_MAX)
+                self._not_before_ms = began_ms + (self._refresh_interval_ms_min << doublings)
                 self._finished = ticket
                 self._tell()
-                pause_ms = began_ms + self._refresh_interval_ms_min - self._clock.monotonic_ms()
-                if pause_ms > 0 and self._finished < self._wanted:
-                    await self._clock.sleep_ms(pause_ms)
         finally:
             self._is_running = False
-            self._finished = max(self._finished, self._wanted) if self._scope.is_closed else self._finished
+            if self._scope.is_closed:
+                self._finished = self._wanted
+                self._last_error = _closed()
             self._wake()
 
     async def _fetch(self) -> None:
@@ -206,9 +235,15 @@ class Metadata:
             logger.debug("ignored metadata at offset %d, older than what is known", response.metadata_offset)
 
     def _tell(self) -> None:
-        for listener in list(self._listeners):
-            listener()
+        self._notify()
         self._wake()
+
+    def _notify(self) -> None:
+        for listener in list(self._listeners):
+            try:
+                listener()
+            except Exception:
+                logger.exception("a listener to metadata failed")
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []

@@ -2,17 +2,19 @@
 
 Pure. Invariants: an older answer never replaces a newer one. Brokers and topics are ordered by the metadata offset
 they were read at; a partition's leader also by its leader epoch, because a hint may be newer than any answer. A topic
-created again under its name has another id and starts anew; so does everything when the cluster id changes.
-Source: KIP-320 (leader epochs in clients), KIP-951 (leaders in error answers).
+created again under its name has another id and starts anew, and hints about the other one are ignored; so does
+everything when the cluster id changes. An id is never used again: a topic that is known to be deleted stays so.
+Source: KIP-320 (leader epochs in clients), KIP-516 (topic ids), KIP-951 (leaders in error answers).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from logcluster.model.ids import Endpoint
+from logcluster.model.probes import probe
 
 
 class Leader(NamedTuple):
@@ -110,14 +112,23 @@ class MetadataCache:
         self.brokers: Mapping[int, BrokerFacts] = {}
         self._topics: dict[str, _Topic] = {}
         self._missing: dict[str, int] = {}
+        self._deleted_ids: dict[str, bytes] = {}
+        """By name, the topic last deleted through this client."""
 
     def apply(self, answer: Answer) -> bool:
-        """Take over what is new in `answer`; False when it is older than what is known and was ignored."""
+        """Take over what is new in `answer`; False when it is older than what is known and was ignored.
+
+        A broker that does not know yet which cluster it belongs to, because it has just started, knows nothing else.
+        """
+        if self.cluster_id and not answer.cluster_id:
+            probe("client.metadata.older_answer_ignored")
+            return False
         if self.cluster_id is not None and answer.cluster_id != self.cluster_id:
             self._topics.clear()
             self._missing.clear()
             self.metadata_offset = -1
         if answer.metadata_offset < self.metadata_offset:
+            probe("client.metadata.older_answer_ignored")
             return False
         self.cluster_id = answer.cluster_id
         self.controller_id = answer.controller_id
@@ -132,6 +143,8 @@ class MetadataCache:
         return True
 
     def _apply_topic(self, facts: TopicFacts, metadata_offset: int) -> None:
+        if facts.topic_id and self._deleted_ids.get(facts.name) == facts.topic_id:
+            return
         topic = self._topics.get(facts.name)
         if topic is None or topic.facts.topic_id != facts.topic_id:
             topic = self._topics[facts.name] = _Topic(facts, metadata_offset)
@@ -142,32 +155,53 @@ class MetadataCache:
             if known is None or partition.leader_epoch >= known.leader_epoch:
                 topic.leaders[partition.partition] = Leader(partition.leader_id, partition.leader_epoch)
 
-    def note_leader(self, topic_name: str, partition: int, *, leader_id: int | None, leader_epoch: int) -> bool:
-        """Take over a hint from an error answer; True when it is newer than what was known."""
+    def note_leader(
+        self, topic_name: str, partition: int, *, leader_id: int | None, leader_epoch: int, topic_id: bytes = b""
+    ) -> bool:
+        """Take over a hint from an error answer; True when it is newer than what was known.
+
+        Args:
+            topic_id: of the topic that was asked about; empty: of whichever has the name.
+        """
         topic = self._topics.get(topic_name)
-        if topic is None:
+        if topic is None or (topic_id and topic_id != topic.facts.topic_id):
             return False
         if leader_id is not None and leader_id < 0:
             leader_id = None
         known = topic.leaders.get(partition)
         if known is not None and leader_epoch <= known.leader_epoch:
+            probe("client.metadata.older_hint_ignored")
             return False
         topic.leaders[partition] = Leader(leader_id, leader_epoch)
         return True
 
-    def leader(self, topic_name: str, partition: int) -> Leader | None:
-        """The newest known leader; None when the partition is not known at all."""
+    def leader(self, topic_name: str, partition: int, *, topic_id: bytes = b"") -> Leader | None:
+        """The newest known leader; None when the partition is not known at all, or is not of the topic with the id."""
         topic = self._topics.get(topic_name)
-        return topic.leaders.get(partition) if topic is not None else None
+        if topic is None or (topic_id and topic_id != topic.facts.topic_id):
+            return None
+        return topic.leaders.get(partition)
 
     def topic(self, name: str) -> TopicFacts | None:
         """The topic, or None when it was not asked for, or does not exist."""
         topic = self._topics.get(name)
         return topic.facts if topic is not None else None
 
+    def topic_id(self, name: str) -> bytes:
+        """The id of the topic that has the name now; empty when it is not known."""
+        topic = self._topics.get(name)
+        return topic.facts.topic_id if topic is not None else b""
+
     def is_missing(self, name: str) -> bool:
         """Whether the newest answer about the topic said that it does not exist."""
         return name in self._missing
+
+    def is_gone(self, name: str, topic_id: bytes) -> bool:
+        """Whether this topic certainly is deleted, whatever has its name now."""
+        topic = self._topics.get(name)
+        if topic is not None:
+            return topic_id not in {b"", topic.facts.topic_id}
+        return name in self._missing or (topic_id != b"" and self._deleted_ids.get(name) == topic_id)
 
     def partition_count(self, name: str) -> int:
         """How many partitions the topic has; 0 when it is not known."""
@@ -181,8 +215,8 @@ class MetadataCache:
             return ()
         return [partition for partition, leader in sorted(topic.leaders.items()) if leader.broker_id is not None]
 
-    def forget_topics(self, names: Iterable[str]) -> None:
-        """Drop topics nobody asks about any more."""
-        for name in names:
+    def forget_topic(self, name: str, topic_id: bytes) -> None:
+        """The topic with this id was deleted, and will not be known again; its name may have gone to another one."""
+        self._deleted_ids[name] = topic_id
+        if topic_id == self.topic_id(name):
             self._topics.pop(name, None)
-            self._missing.pop(name, None)

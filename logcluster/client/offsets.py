@@ -42,15 +42,21 @@ async def look_up_offsets(
     context: Context,
     isolation: str = "read_uncommitted",
     timeout_ms: int,
+    topic_ids: Mapping[str, bytes] | None = None,
 ) -> dict[TopicPartition, int]:
     """Ask the leaders; once for all partitions, so retries are the caller's.
 
     A time after the last record gives the end of the log.
 
+    Args:
+        topic_ids: which topic is meant, by name; by default the one that is known under the name now.
+
     Raises:
         LogClusterError: some partition could not be asked; stale leaders are noted and a refresh is on its way.
     """
     metadata = context.metadata
+    if topic_ids is None:
+        topic_ids = {name.topic: metadata.cache.topic_id(name.topic) for name in queries}
     found: dict[TopicPartition, int] = {}
     timeout_ms = min(timeout_ms, _ATTEMPT_MS_MAX)
     by_leader: dict[int, list[TopicPartition]] = {}
@@ -59,9 +65,9 @@ async def look_up_offsets(
             by_leader.setdefault(_leader_of(metadata, name), []).append(name)
         after_last: list[TopicPartition] = []
         for broker_id, names in by_leader.items():
-            request = _request(queries, names, metadata, isolation)
+            request = _request(queries, names, metadata, isolation, topic_ids)
             response = await call(context.connections.stubs(broker_id).data.ListOffsets, request, timeout_ms=timeout_ms)
-            for name, answer in _answers(names, response, metadata):
+            for name, answer in _answers(names, response, metadata, topic_ids):
                 if answer.HasField("offset"):
                     found[name] = answer.offset
                 else:
@@ -74,7 +80,9 @@ async def look_up_offsets(
         latest: dict[TopicPartition, Query] = dict.fromkeys(after_last, "latest")
         if all(queries[name] == "latest" for name in after_last):
             raise UnknownServerError("a broker did not say where the log ends")
-        found |= await look_up_offsets(latest, context=context, isolation=isolation, timeout_ms=timeout_ms)
+        found |= await look_up_offsets(
+            latest, context=context, isolation=isolation, timeout_ms=timeout_ms, topic_ids=topic_ids
+        )
     return found
 
 
@@ -86,12 +94,18 @@ def _leader_of(metadata: Metadata, name: TopicPartition) -> int:
 
 
 def _request(
-    queries: Mapping[TopicPartition, Query], names: Sequence[TopicPartition], metadata: Metadata, isolation: str
+    queries: Mapping[TopicPartition, Query],
+    names: Sequence[TopicPartition],
+    metadata: Metadata,
+    isolation: str,
+    topic_ids: Mapping[str, bytes],
 ) -> data_pb2.ListOffsetsRequest:
     request = data_pb2.ListOffsetsRequest(isolation=isolation_to_wire(isolation))
     for name in names:
         query = queries[name]
-        item = request.partitions.add(topic=name.topic, partition=name.partition)
+        item = request.partitions.add(
+            topic=name.topic, partition=name.partition, topic_id=topic_ids[name.topic] or None
+        )
         leader = metadata.cache.leader(name.topic, name.partition)
         if leader is not None:
             item.leader_epoch = leader.leader_epoch
@@ -105,7 +119,10 @@ def _request(
 
 
 def _answers(
-    names: Sequence[TopicPartition], response: data_pb2.ListOffsetsResponse, metadata: Metadata
+    names: Sequence[TopicPartition],
+    response: data_pb2.ListOffsetsResponse,
+    metadata: Metadata,
+    topic_ids: Mapping[str, bytes],
 ) -> list[tuple[TopicPartition, data_pb2.PartitionOffset]]:
     """Pair answers with questions; raises the first error."""
     by_name = {TopicPartition(answer.topic, answer.partition): answer for answer in response.partitions}
@@ -121,6 +138,7 @@ def _answers(
                     name.partition,
                     leader_id=answer.leader.leader_id,
                     leader_epoch=answer.leader.leader_epoch,
+                    topic_id=topic_ids[name.topic],
                 )
             raise error_from_detail(answer.error)
         pairs.append((name, answer))

@@ -1,7 +1,8 @@
 """The asynchronous producer: records in, acknowledgements out.
 
 The path of one record is synchronous and short: find the partition, append to its open batch, hand out a
-`RecordFuture`. Batches, order and retries belong to `accumulator`, requests to `sender`.
+`RecordFuture`. Batches, order and retries belong to `accumulator`, requests to `sender`. Records are taken in the order
+of the calls, by whatever method: while the topic is not known yet, they are held in one line.
 
 Cancellation: a cancelled `send` has either not taken the record (it waited for metadata or space), or the record
 still goes out and only the answer is lost.
@@ -19,7 +20,7 @@ from typing import Literal, Self
 from logcluster.client.accumulator import Accumulator, AccumulatorOptions, PartitionQueue
 from logcluster.client.batch import Batch
 from logcluster.client.context import Context
-from logcluster.client.futures import RecordFuture, SentRecords, has_failed, lost_records, wait_for
+from logcluster.client.futures import Outcomes, RecordFuture, SentRecords, has_failed, lost_records, wait_for
 from logcluster.client.partitioner import StickyPartition, key_hash
 from logcluster.client.records import Headers, RecordAck
 from logcluster.client.sender import Sender
@@ -29,8 +30,10 @@ from logcluster.model.errors import (
     LogClusterError,
     ShuttingDown,
     UnknownServerError,
+    UnknownTopicId,
     UnknownTopicOrPartition,
 )
+from logcluster.model.probes import probe
 from logcluster.runtime.scope import TaskScope
 
 logger = logging.getLogger("logcluster.client")
@@ -50,10 +53,11 @@ ATTEMPT_MS_MAX = 10_000
 class _Route:
     """A topic as the producer sees it: its queues by partition number."""
 
-    __slots__ = ("partition_count", "queues", "sticky", "sticky_queue", "topic")
+    __slots__ = ("partition_count", "queues", "sticky", "sticky_queue", "topic", "topic_id")
 
-    def __init__(self, topic: str, queues: list[PartitionQueue], sticky: StickyPartition) -> None:
+    def __init__(self, topic: str, topic_id: bytes, queues: list[PartitionQueue], sticky: StickyPartition) -> None:
         self.topic = topic
+        self.topic_id = topic_id
         self.queues = queues
         self.partition_count = len(queues)
         self.sticky = sticky
@@ -97,6 +101,7 @@ class Producer:
             self._accumulator,
             context=self._context,
             scope=self._scope,
+            on_fault=self._on_fault,
             acks=self._acks,
             timeout_ms=min(self._context.options.request_timeout_ms, ATTEMPT_MS_MAX),
         )
@@ -222,25 +227,29 @@ class Producer:
         """Write many records, values or pairs of key and value, and wait for all; waits when the buffer is full.
 
         Raises:
-            RecordsLost: some were not written; says how many, where and why.
+            RecordsLost: some were not written; says how many, where and why, and `outcomes` which ones.
             RequestError: one is no record; those before it are still written.
+            LogClusterError: the topic could not be found; nothing was written.
         Cancellation: the records taken so far are still written.
         """
         sent = SentRecords()
         remaining = iter(records)
-        await self._ensure_route(topic)
+        self._check_open()
         while chunk := list(islice(remaining, _TURN_RECORDS_MAX)):
             begin = 0
             while (begin := self._append_chunk(topic, chunk, begin, partition, sent)) < len(chunk):
                 record = chunk[begin]
+                await sent.find_held()
                 await self._wait_for_space(_size_bytes(*record) if isinstance(record, tuple) else _size_bytes(record))
             await self._clock.sleep_ms(0)
+            await sent.find_held()
         batches = sent.batches
         for batch in batches:
             await wait_for(batch)
         if any(map(has_failed, batches)):
             lost = lost_records(sent.losses())
             if lost is not None:
+                lost.outcomes = Outcomes(sent)
                 raise lost
         return sent
 
@@ -271,6 +280,8 @@ class Producer:
     ) -> int:
         """Append records of the chunk from `begin` on until the buffer is full; returns where to go on."""
         timestamp_ms = self._now_ms()
+        if topic not in self._routes and not self._add_known_route(topic):
+            return self._hold_chunk(topic, chunk, begin, partition, sent)
         accumulator = self._accumulator
         batch: Batch | None = None
         first = count = size_bytes = 0
@@ -307,6 +318,25 @@ class Producer:
                 batch.buffered_size_bytes += size_bytes
                 accumulator.buffered_size_bytes += size_bytes
         return position
+
+    def _hold_chunk(
+        self,
+        topic: str,
+        chunk: list[bytes | tuple[bytes | None, bytes | None]],
+        begin: int,
+        partition: int | None,
+        sent: SentRecords,
+    ) -> int:
+        """As `_append_chunk`, of a topic that is not known yet."""
+        timestamp_ms = self._now_ms()
+        for position in range(begin, len(chunk)):
+            record = chunk[position]
+            key, value = record if isinstance(record, tuple) else (None, record)
+            try:
+                sent.add_held(self.send_nowait(topic, value, key, None, partition, timestamp_ms), timestamp_ms)
+            except BufferFull:
+                return position
+        return len(chunk)
 
     # Finding the partition.
 
@@ -368,22 +398,6 @@ class Producer:
 
     # Topics not known yet.
 
-    async def _ensure_route(self, topic: str) -> None:
-        """Find the topic's partitions, after the records that wait for the same.
-
-        Raises:
-            UnknownTopicOrPartition: there is no such topic.
-        """
-        self._check_open()
-        while topic not in self._routes:
-            unrouted = self._unrouted.get(topic)
-            if unrouted is not None:
-                await wait_for(unrouted.batch)
-                continue
-            await self._metadata.topic(topic)
-            if topic not in self._unrouted:
-                self._add_route(topic)
-
     def _hold(
         self,
         topic: str,
@@ -394,12 +408,15 @@ class Producer:
         timestamp_ms: int,
         size_bytes: int,
     ) -> RecordFuture:
-        """Keep the record until the topic's partitions are known."""
+        """Keep the record until the topic's partitions are known, behind those that came before it."""
         self._check_open()
-        facts = self._metadata.cache.topic(topic)
-        if facts is not None and facts.partitions and topic not in self._unrouted:
-            self._add_route(topic)
+        if self._add_known_route(topic):
             return self.send_nowait(topic, value, key, headers, partition, timestamp_ms)
+        try:
+            for field in (key, value):
+                memoryview(field or b"")
+        except TypeError:
+            raise InvalidRecord("key and value of a record are bytes or None", hint="encode them first") from None
         unrouted = self._unrouted.get(topic)
         if unrouted is None:
             now_ms = self._clock.monotonic_ms()
@@ -424,13 +441,12 @@ class Producer:
         try:
             await self._metadata.topic(topic)
         except LogClusterError as error:
-            del self._unrouted[topic]
-            unrouted.batch.fail(error, record_count=len(unrouted.records))
-            self._accumulator.finished(unrouted.batch)
+            self._fail_unrouted(unrouted, error)
             return
         self._add_route(topic)
-        del self._unrouted[topic]
-        self._accumulator.finished(unrouted.batch)
+        batch = unrouted.batch
+        self._accumulator.buffered_size_bytes -= batch.buffered_size_bytes
+        batch.buffered_size_bytes = 0
         for future, value, key, headers, partition, _ in unrouted.records:
             try:
                 routed = self.send_nowait(topic, value, key, headers, partition, future._timestamp_ms)
@@ -438,7 +454,17 @@ class Producer:
                 self._fail_one(topic, future, error)
                 continue
             future._move(routed._batch, routed._index)
-        unrouted.batch.succeed(-1, -1)
+        del self._unrouted[topic]
+        batch.succeed(-1, -1)
+
+    def _fail_unrouted(self, unrouted: _Unrouted, error: LogClusterError) -> None:
+        """The records that still wait for their topic are given up."""
+        batch = unrouted.batch
+        del self._unrouted[batch.topic]
+        batch.fail(error, record_count=len(unrouted.records))
+        self._accumulator.finished(batch)
+        if self._sender is not None:
+            self._sender.free_space()
 
     def _fail_one(self, topic: str, future: RecordFuture, error: LogClusterError) -> None:
         """A held record turned out to be none: give it a failed batch of its own."""
@@ -454,20 +480,56 @@ class Producer:
         self._accumulator.finished(batch)
         future._move(batch, 0)
 
+    def _add_known_route(self, topic: str) -> bool:
+        """Whether the topic's partitions are known, and no record waits for them any more."""
+        facts = self._metadata.cache.topic(topic)
+        if facts is None or not facts.partitions or topic in self._unrouted:
+            return False
+        self._add_route(topic)
+        return True
+
     def _add_route(self, topic: str) -> None:
-        count = self._metadata.cache.partition_count(topic)
+        cache = self._metadata.cache
+        topic_id = cache.topic_id(topic)
         self._metadata.add_topics(topic)
-        queues = [self._accumulator.queue(topic, partition) for partition in range(count)]
-        self._routes[topic] = _Route(topic, queues, StickyPartition(self._generator))
+        self._routes[topic] = _Route(topic, topic_id, self._queues(topic, topic_id), StickyPartition(self._generator))
+
+    def _queues(self, topic: str, topic_id: bytes) -> list[PartitionQueue]:
+        count = self._metadata.cache.partition_count(topic)
+        return [self._accumulator.queue(topic, partition, topic_id) for partition in range(count)]
 
     def _metadata_changed(self) -> None:
-        """Follow partitions that were added, and a topic that was created again."""
-        for topic, route in self._routes.items():
-            count = self._metadata.cache.partition_count(topic)
-            if count and count != route.partition_count:
-                route.queues = [self._accumulator.queue(topic, partition) for partition in range(count)]
-                route.partition_count = count
+        try:
+            self._follow_topics()
+        except Exception as error:  # noqa: BLE001  # a bug must not leave anybody waiting
+            self._on_fault("metadata-changed", error)
+
+    def _follow_topics(self) -> None:
+        """Follow partitions that were added, and give up what was meant for topics that are gone.
+
+        Another topic of the same name gets only records that were taken after it had been noticed.
+        """
+        cache = self._metadata.cache
+        for topic, route in list(self._routes.items()):
+            if cache.is_gone(topic, route.topic_id):
+                probe("client.producer.topic_gone")
+                text = f"topic {topic!r} does not exist any more"
+                error: LogClusterError = UnknownTopicOrPartition(text)
+                if cache.topic(topic) is not None:
+                    text = f"topic {topic!r} was deleted and created again; the record was meant for the one before"
+                    hint = "send it again if it belongs into the new topic, too"
+                    error = UnknownTopicId(text, hint=hint)
+                self._leave_topic(topic, error)
+            elif cache.partition_count(topic) not in {0, route.partition_count}:
+                route.queues = self._queues(topic, route.topic_id)
+                route.partition_count = len(route.queues)
                 route.sticky_queue = None
+
+    def _leave_topic(self, topic: str, error: LogClusterError) -> None:
+        del self._routes[topic]
+        self._accumulator.retire_topic(topic, error)
+        if self._sender is not None:
+            self._sender.free_space()
 
     # The end.
 
@@ -478,9 +540,14 @@ class Producer:
     def _on_fault(self, task_name: str, error: BaseException) -> None:
         """A bug: nothing may wait for a task that is gone."""
         logger.error("%s failed", task_name, exc_info=error)
-        failure = UnknownServerError(f"the producer failed: {error!r}")
+        failure = UnknownServerError(f"the producer failed: {error!r}", hint="this is a bug of the client")
+        failure.__cause__ = error
+        for unrouted in list(self._unrouted.values()):
+            self._fail_unrouted(unrouted, failure)
         for queue in self._accumulator.queues:
             queue.abandon(failure)
+        if self._sender is not None:
+            self._sender.free_space()
 
     async def _finish(self, *, is_hurried: bool) -> None:
         if not is_hurried:
@@ -497,10 +564,8 @@ class Producer:
             self._sender.close()
         await self._scope.close()
         error = ShuttingDown("the producer was closed before the record was acknowledged")
-        for unrouted in self._unrouted.values():
-            unrouted.batch.fail(error, record_count=len(unrouted.records))
-            self._accumulator.finished(unrouted.batch)
-        self._unrouted.clear()
+        for unrouted in list(self._unrouted.values()):
+            self._fail_unrouted(unrouted, error)
         for queue in self._accumulator.queues:
             queue.abandon(error)
 

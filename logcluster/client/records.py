@@ -84,10 +84,12 @@ def normalize_point(point: Point) -> Literal["earliest", "latest"] | int | Times
 class RecordsLost(ExceptionGroup[LogClusterError], LogClusterError):  # type: ignore[override]
     """Records that a producer accepted were not acknowledged; one error per partition says how many and why.
 
-    `definite` is true when certainly none of them was written.
+    `definite` is true when certainly none of them was written. `outcomes` says what became of each record of a
+    `send_many`, in their order: its acknowledgement, or why it has none; empty for records sent otherwise.
     """
 
     code = 1099
+    outcomes: Sequence[RecordAck | LogClusterError] = ()
 
     def __new__(cls, message: str, errors: Sequence[LogClusterError]) -> Self:
         return super().__new__(cls, message, list(errors))
@@ -103,4 +105,4 @@ class RecordsLost(ExceptionGroup[LogClusterError], LogClusterError):  # type: ig
         return RecordsLost(self.message, errors)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.message, list(self.exceptions))
+        return type(self), (self.message, list(self.exceptions)), {"outcomes": list(self.outcomes) or ()}

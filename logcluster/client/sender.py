@@ -3,13 +3,15 @@
 All ready batches for one leader travel in one request. A lost connection, a stale leader or a request without an answer
 leads to a metadata refresh at once; batches go to the new leader as soon as it is known. A broker that keeps the
 connection but is silent does not hold batches: once the metadata names a newer leader, the request to the old one is
-cancelled and its batches, whose outcome is unknown, are sent again under their sequence.
+cancelled and its batches, whose outcome is unknown, are sent again under their sequence. An answer to a batch that has
+its outcome already (its producer failed or was closed meanwhile) is ignored.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from logcluster.client.accumulator import Accumulator, PartitionQueue
 from logcluster.client.batch import Batch
@@ -21,9 +23,9 @@ from logcluster.model.errors import (
     InvalidRequest,
     LogClusterError,
     UnknownServerError,
-    UnknownTopicOrPartition,
 )
-from logcluster.runtime.scope import TaskScope
+from logcluster.model.probes import probe
+from logcluster.runtime.scope import FaultHandler, TaskScope
 from logcluster.wire.gen.logcluster.v1 import data_pb2
 from logcluster.wire.status import error_from_detail
 
@@ -48,12 +50,20 @@ class Sender:
     """Sends the batches of one producer, all on the event loop: in `_drain`, and in one task per request.
 
     Args:
+        on_fault: told of bugs in callbacks, as the scope's handler is of those in tasks.
         acks: a value of the enum `Acks`.
         timeout_ms: of one request.
     """
 
     def __init__(
-        self, accumulator: Accumulator, *, context: Context, scope: TaskScope, acks: int, timeout_ms: int
+        self,
+        accumulator: Accumulator,
+        *,
+        context: Context,
+        scope: TaskScope,
+        on_fault: FaultHandler,
+        acks: int,
+        timeout_ms: int,
     ) -> None:
         self._accumulator = accumulator
         self._connections = context.connections
@@ -62,10 +72,10 @@ class Sender:
         self._generator = context.generator
         self._policy = context.policy
         self._scope = scope
+        self._on_fault = on_fault
         self._acks = acks
         self._timeout_ms = timeout_ms
         self._stall_ms = context.options.stall_ms
-        self._topic_wait_ms = context.options.topic_wait_ms
         self._loop = asyncio.get_running_loop()
         self._dirty: dict[PartitionQueue, None] = {}
         self._active: dict[PartitionQueue, None] = {}
@@ -84,7 +94,7 @@ class Sender:
         self._dirty[queue] = None
         if not self._is_drain_due:
             self._is_drain_due = True
-            self._loop.call_soon(self._drain)
+            self._loop.call_soon(self._run, self._drain)
 
     def wake_all(self) -> None:
         """Look at every queue that holds something."""
@@ -92,7 +102,14 @@ class Sender:
             self._dirty[queue] = None
         if self._dirty and not self._is_drain_due:
             self._is_drain_due = True
-            self._loop.call_soon(self._drain)
+            self._loop.call_soon(self._run, self._drain)
+
+    def _run(self, step: Callable[[], None]) -> None:
+        """Run a callback; a bug in it must not leave anybody waiting."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001  # whatever the bug is
+            self._on_fault(step.__name__, error)
 
     def start(self) -> None:
         """Ask for a producer id ahead of the first record."""
@@ -113,7 +130,7 @@ class Sender:
             if timer is not None:
                 timer.cancel()
         self._timer = self._stall_timer = None
-        self._free_space()
+        self.free_space()
 
     # From queues to requests.
 
@@ -131,12 +148,10 @@ class Sender:
                 self._active.pop(queue, None)
                 continue
             self._active[queue] = None
-            leader = self._metadata.cache.leader(queue.topic, queue.partition)
+            if queue.retired_for is not None:
+                continue
+            leader = self._metadata.cache.leader(queue.topic, queue.partition, topic_id=queue.topic_id)
             if leader is None or leader.broker_id is None:
-                if self._metadata.cache.is_missing(queue.topic):
-                    # Deleted, it seems; do not insist for the whole delivery timeout.
-                    gone = UnknownTopicOrPartition(f"topic {queue.topic!r} does not exist any more")
-                    queue.hasten(now_ms + self._topic_wait_ms, gone)
                 is_refresh_needed = True
                 self._arm(now_ms + self._policy.backoff_ms_max, now_ms)
                 continue
@@ -152,7 +167,7 @@ class Sender:
         if is_refresh_needed:
             self._metadata.request_refresh()
         if self._space_waiters:
-            self._free_space()
+            self.free_space()
 
     def _launch(self, broker_id: int, batches: list[tuple[PartitionQueue, Batch]], now_ms: int) -> None:
         """Put the batches into as few requests as the size bound allows."""
@@ -172,7 +187,7 @@ class Sender:
         self._flights[flight] = None
         flight.task = self._scope.spawn(self._send(flight), name="produce")
         if self._stall_timer is None:
-            self._stall_timer = self._loop.call_later(self._stall_ms / 1000, self._look_for_stalls)
+            self._stall_timer = self._loop.call_later(self._stall_ms / 1000, self._run, self._look_for_stalls)
 
     # One request.
 
@@ -203,8 +218,9 @@ class Sender:
                     partition=batch.partition,
                     leader_epoch=batch.leader_epoch,
                     batch=batch.payload(),
+                    topic_id=queue.topic_id or None,
                 )
-                for _, batch in flight.batches
+                for queue, batch in flight.batches
             ],
         )
 
@@ -213,7 +229,8 @@ class Sender:
         is_refresh_needed = False
         if self._acks == data_pb2.ACKS_NONE:
             for queue, batch in flight.batches:
-                queue.succeed(batch, base_offset=-1)
+                if not batch.is_done:
+                    queue.succeed(batch, base_offset=-1)
                 self.wake(queue)
             return
         if len(acks) != len(flight.batches):
@@ -224,15 +241,22 @@ class Sender:
                 self._fail(queue, batch, UnknownServerError("the answer does not match the request"))
             elif ack.HasField("error") and ack.error.code:
                 hinted = ack.HasField("leader") and self._metadata.cache.note_leader(
-                    ack.topic, ack.partition, leader_id=ack.leader.leader_id, leader_epoch=ack.leader.leader_epoch
+                    ack.topic,
+                    ack.partition,
+                    leader_id=ack.leader.leader_id,
+                    leader_epoch=ack.leader.leader_epoch,
+                    topic_id=queue.topic_id,
                 )
                 error = error_from_detail(ack.error)
+                if hinted:
+                    probe("client.metadata.leader_learned_from_refusal")
                 is_refresh_needed = is_refresh_needed or (error.refresh_metadata and not hinted)
                 self._fail(queue, batch, error)
-            else:
+            elif not batch.is_done:
                 queue.succeed(batch, base_offset=ack.base_offset, log_append_time_ms=ack.log_append_time_ms)
             self.wake(queue)
         if is_refresh_needed:
+            probe("client.metadata.refreshed_after_refused_write")
             self._metadata.request_refresh()
 
     def _flight_failed(self, flight: _Flight, error: LogClusterError) -> None:
@@ -245,6 +269,8 @@ class Sender:
             self.wake(queue)
 
     def _fail(self, queue: PartitionQueue, batch: Batch, error: LogClusterError) -> None:
+        if batch.is_done:
+            return
         now_ms = self._clock.monotonic_ms()
         backoff_ms = self._policy.delay_ms(batch.attempts, self._generator)
         queue.fail_attempt(batch, error, now_ms=now_ms, backoff_ms=backoff_ms)
@@ -257,7 +283,7 @@ class Sender:
                 return
             self._timer.cancel()
         self._timer_ms = due_ms
-        self._timer = self._loop.call_later(max(1, due_ms - now_ms) / 1000, self._time_is_up)
+        self._timer = self._loop.call_later(max(1, due_ms - now_ms) / 1000, self._run, self._time_is_up)
 
     def _time_is_up(self) -> None:
         self._timer = None
@@ -272,26 +298,34 @@ class Sender:
         for flight in stalled:
             self._connections.note_failure(flight.broker_id)  # ask another one
         if stalled:
+            probe("client.producer.request_stalled")
             self._metadata.request_refresh()
-        self._stall_timer = self._loop.call_later(self._stall_ms / 2000, self._look_for_stalls)
+        self._stall_timer = self._loop.call_later(self._stall_ms / 2000, self._run, self._look_for_stalls)
 
     def _metadata_changed(self) -> None:
+        self._run(self._follow_leaders)
+
+    def _follow_leaders(self) -> None:
         if self._accumulator.options.is_idempotent:
             limit_ms = self._clock.monotonic_ms() - self._stall_ms
             for flight in self._flights:
                 if flight.began_ms <= limit_ms and flight.task is not None and self._is_overtaken(flight):
+                    probe("client.producer.request_overtaken_by_new_leader")
                     flight.task.cancel()
         self.wake_all()
 
     def _is_overtaken(self, flight: _Flight) -> bool:
-        """Whether some partition of the request is led by somebody else by now."""
-        for _, batch in flight.batches:
-            leader = self._metadata.cache.leader(batch.topic, batch.partition)
+        """Whether some partition of the request is led by somebody else by now, or gone."""
+        for queue, batch in flight.batches:
+            if queue.retired_for is not None:
+                return True
+            leader = self._metadata.cache.leader(batch.topic, batch.partition, topic_id=queue.topic_id)
             if leader is not None and leader.leader_epoch > batch.leader_epoch and leader.broker_id is not None:
                 return True
         return False
 
-    def _free_space(self) -> None:
+    def free_space(self) -> None:
+        """Let whoever waits for space look again."""
         waiters, self._space_waiters = self._space_waiters, []
         for waiter in waiters:
             if not waiter.done():

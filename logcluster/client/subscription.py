@@ -1,7 +1,8 @@
 """Which partitions a consumer reads and how far it is in each.
 
-Pure. Invariants: an answer to an older position is ignored (`generation` grows with every seek and pause);
-`fetch_offset` never lies before `position`; a partition whose `end_offset` is reached is not asked for any more.
+Pure. Invariants: a position is a place in one topic, not in whichever has the name; an answer to an older position is
+ignored (`generation` grows with every seek and pause); `fetch_offset` never lies before `position`; a partition whose
+`end_offset` is reached is not asked for any more.
 """
 
 from __future__ import annotations
@@ -23,21 +24,28 @@ class PartitionState:
         "fetch_offset",
         "generation",
         "high_watermark",
+        "is_bound",
         "is_fetching",
         "is_paused",
         "last_epoch",
         "log_start_offset",
+        "moves",
         "not_before_ms",
         "partition",
         "position",
         "refused_since_ms",
         "start",
         "topic",
+        "topic_id",
     )
 
     def __init__(self, topic: str, partition: int, *, start: Point) -> None:
         self.topic = topic
         self.partition = partition
+        self.topic_id = b""
+        """Which topic of this name is read; empty: not known yet."""
+        self.is_bound = False
+        """A broker has answered for this topic, so the position is a place in it and in no other one."""
         self.start = start
         """Where to begin, as long as `position` is not known."""
         self.position: int | None = None
@@ -50,6 +58,8 @@ class PartitionState:
         self.high_watermark: int | None = None
         self.log_start_offset: int | None = None
         self.generation = 0
+        self.moves = 0
+        """How often the position was set otherwise than by reading."""
         self.is_fetching = False
         self.is_paused = False
         self.buffered_size_bytes = 0
@@ -75,9 +85,23 @@ class PartitionState:
 
     def move(self, position: int) -> None:
         """Go on from `position`; what was fetched or is being fetched counts no more."""
+        self.moves += 1
         self.position = position
         self.fetch_offset = position
         self.last_epoch = None
+        self.forget_fetched()
+
+    def adopt(self, topic_id: bytes) -> None:
+        """Read the topic with this id from now on, if it is another one."""
+        if topic_id and topic_id != self.topic_id:
+            self.topic_id = topic_id
+            self.is_bound = False
+            self.last_epoch = None
+            self.forget_fetched()
+
+    def go_back(self, position: int) -> None:
+        """What was handed out from `position` on was not taken; what was fetched or is being fetched counts no more."""
+        self.position = position
         self.forget_fetched()
 
     def forget_fetched(self) -> None:
@@ -128,9 +152,15 @@ class Subscription:
             state = self._states[name] = PartitionState(topic, partition, start=start)
         return state
 
+    def remove(self, name: TopicPartition) -> None:
+        """Read a partition no more; answers that are on their way for it count no more."""
+        state = self._states.pop(name, None)
+        if state is not None:
+            state.forget_fetched()
+
     @property
     def states(self) -> Iterable[PartitionState]:
-        return self._states.values()
+        return tuple(self._states.values())
 
     @property
     def topics(self) -> list[str]:

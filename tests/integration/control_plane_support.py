@@ -56,7 +56,7 @@ class ControlPlaneNode:
         self.node_id = node_id
         self.endpoints = endpoints
         self.store = MemoryKeyValueStore()
-        self.directory_id = bytes([node_id]) * 16
+        self.directory_id = bytes([node_id + 1]) * 16
         self.controller_options = controller_options
         self.fatal: list[BaseException] = []
         self.is_running = False

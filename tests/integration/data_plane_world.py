@@ -45,8 +45,7 @@ from logcluster.sim.loopback import LoopbackNetwork
 from logcluster.storage.filesystem import Filesystem
 from logcluster.storage.log_manager import LogManager
 from logcluster.wire.gen.logcluster.internal.v1 import controller_pb2, replication_pb2_grpc
-from logcluster.wire.gen.logcluster.v1 import data_pb2 as pb
-from logcluster.wire.gen.logcluster.v1 import data_pb2_grpc
+from logcluster.wire.gen.logcluster.v1 import data_pb2 as pb, data_pb2_grpc
 from logcluster.wire.status import error_detail, error_from_detail
 
 TOPIC_ID = TopicId(b"orders-topic-id!")

@@ -197,3 +197,29 @@ async def test_lost_leader_loses_repeats_and_reorders_nothing(cluster: Cluster, 
             async with asyncio.timeout(30):
                 await tasks[1]
     assert seen == {0: list(range(count // 2)), 1: list(range(count // 2))}
+
+
+async def test_topic_created_again_gets_nothing_that_was_meant_for_the_one_before(cluster: Cluster) -> None:
+    async with (
+        cluster.client() as client,
+        cluster.client() as writer,
+        cluster.client() as reader,
+        writer.producer() as producer,
+    ):
+        await client.admin.create_topic("again", partitions=1, replication_factor=3)
+        await producer.send("again", b"old")
+        async with reader.consumer("again", start="earliest") as consumer:
+            assert [record.value for record in await consumer.read(1)] == [b"old"]
+            await client.admin.delete_topic("again")
+            await client.admin.create_topic("again", partitions=1, replication_factor=3)
+            with pytest.raises(logcluster.UnknownTopicId) as caught:  # the writer has not noticed yet
+                await producer.send("again", b"lost")
+            assert caught.value.definite
+            assert (await producer.send("again", b"new")).offset == 0
+            with pytest.raises(logcluster.UnknownTopicId):
+                await consumer.read(1)
+            await consumer.seek("earliest")
+            assert [record.value for record in await consumer.read(1, timeout_ms=10_000)] == [b"new"]
+        await writer.admin.delete_topic("again")
+        await writer.admin.create_topic("again", partitions=1, replication_factor=3)
+        assert (await producer.send("again", b"newer")).offset == 0

@@ -7,6 +7,7 @@ processes, where a byte on disk is changed behind their backs.
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -133,6 +134,22 @@ async def test_the_last_copy_is_kept_and_reported_as_long_as_there_is_no_leader(
     await world[1].start()
     assert dict(world[1].manager.failed_replicas) == {KEY: 1}
     assert not set_aside(world[1])
+
+
+async def test_the_last_copy_takes_part_again_once_it_can_be_read(world: World) -> None:
+    world.controller.change(leader_id=1, in_sync_replicas=(1,), new_epoch=False)
+    log = world[1].partition().log
+    log._tail.clear()
+    world[1].disk.fail_next("read", errno.EIO, path_contains=".log", count=3)  # type: ignore[attr-defined]
+    assert (await world.fetch(1, 0)).batches == b""
+    await eventually(lambda: bool(world[1].manager.failed_replicas))
+    world.controller.change(leader_id=None, in_sync_replicas=(), eligible=(1,))
+    await eventually(lambda: not world[1].manager.failed_replicas)
+    assert not set_aside(world[1])
+    world.controller.change(leader_id=1, in_sync_replicas=(1,))
+    assert values(world[1].partition().log) == [b"value-%d" % number for number in range(10)]
+    await eventually(lambda: len(world.controller.registration().in_sync_replicas) > 1)
+    raise_for(await world.produce(1, b"after"))
 
 
 async def test_news_of_the_damage_that_comes_after_the_metadata_harms_no_new_log(world: World) -> None:

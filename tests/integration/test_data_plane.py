@@ -178,6 +178,29 @@ async def test_follower_that_fell_behind_the_log_start_starts_over(world: World)
     assert (log.log_start_offset, log.log_end_offset) == (3, 4)
 
 
+async def test_a_wiped_follower_starts_over_inside_a_batch(world: World) -> None:
+    """KAFKA-6975: the batch that holds the log start begins below it."""
+    world.controller.create_topic()
+    raise_for(await world.produce(1, *[b"%d" % n for n in range(40)], producer=(7, 0, 0)))
+    await world[3].kill()
+    world.controller.fence(3)
+    world.controller.change(leader_id=1, in_sync_replicas=(1, 2), new_epoch=False)
+    assert world[1].manager.delete_records("orders", 0, 3) == 3
+    world[3].disk = world.filesystem(3)
+    await world[3].start()
+    await eventually(lambda: 3 in world.controller.registration().in_sync_replicas)
+    log = world[3].partition().log
+    assert (log.log_start_offset, log.log_end_offset) == (3, 40)
+    world.controller.change(leader_id=3, in_sync_replicas=(3, 2))
+    await eventually(lambda: world[3].partition().leader is not None)
+    answer = await world.fetch(3, 3, format=pb.FETCH_FORMAT_RECORDS)
+    assert [record.offset for record in answer.records] == list(range(3, 40))
+    with pytest.raises(OffsetOutOfRange):
+        raise_for(await world.fetch(3, 2))
+    retried = await world.produce(3, *[b"%d" % n for n in range(40)], producer=(7, 0, 0))
+    assert retried.base_offset == 0, "the retry of the batch is answered, not appended"
+
+
 async def test_log_start_that_overtakes_a_subscribed_follower_never_empties_it(world: World) -> None:
     world.controller.create_topic()
     raise_for(await world.produce(1, b"a"))

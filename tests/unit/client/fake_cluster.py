@@ -19,7 +19,7 @@ from logcluster.client.context import ClientOptions
 from logcluster.model import errors
 from logcluster.model.ids import Endpoint
 from logcluster.record.batch import decode_records, read_header, stamp, validate_batch
-from logcluster.wire.gen.logcluster.v1 import admin_pb2, data_pb2, metadata_pb2
+from logcluster.wire.gen.logcluster.v1 import admin_pb2, data_pb2, groups_pb2, metadata_pb2
 from logcluster.wire.status import CallNotSentError, error_detail, status_from_error
 
 Hook = Callable[[int, str, Any], Awaitable[None]]
@@ -121,6 +121,11 @@ class FakeCluster:
         self.topics[name] = [ModelPartition(index % len(self.alive)) for index in range(partitions)]
         return self.topics[name]
 
+    def create_again(self, name: str, partitions: int = 1) -> list[ModelPartition]:
+        """Delete the topic and create another one of the same name."""
+        del self.topics[name]
+        return self.add_topic(name, partitions)
+
     def elect(self, topic: str, partition: int, leader_id: int | None) -> None:
         self.metadata_offset += 1
         model = self.topics[topic][partition]
@@ -201,6 +206,8 @@ class FakeCluster:
         partitions = self.topics.get(item.topic)
         if partitions is None or not 0 <= item.partition < len(partitions):
             raise errors.UnknownTopicOrPartition()
+        if item.topic_id != self.topic_ids[item.topic]:  # this client always says which topic it means
+            raise errors.UnknownTopicId()
         model = partitions[item.partition]
         if model.leader_id != broker_id:
             raise errors.NotLeaderOrFollower()
@@ -279,7 +286,9 @@ class FakeCluster:
         response = admin_pb2.DeleteTopicsResponse()
         for name in request.names:
             result = response.topics.add(name=name)
-            if self.topics.pop(name, None) is None:
+            if self.topics.pop(name, None) is not None:
+                result.topic_id = self.topic_ids[name]
+            else:
                 result.error.CopyFrom(error_detail(errors.UnknownTopicOrPartition()))
             self.metadata_offset += 1
         return response
@@ -343,7 +352,7 @@ class FakeChannel:
 
 class _Requests(dict[str, Any]):
     def __missing__(self, method: str) -> Any:
-        for module in (data_pb2, metadata_pb2, admin_pb2):
+        for module in (data_pb2, metadata_pb2, admin_pb2, groups_pb2):
             if hasattr(module, f"{method}Request"):
                 return getattr(module, f"{method}Request")
         raise KeyError(method)

@@ -63,7 +63,7 @@ def test_errors_are_raised_as_they_are() -> None:
         with pytest.raises(errors.UnknownTopicOrPartition):
             client.admin.describe_topic("nowhere")
         with pytest.raises(errors.UnsupportedVersion):
-            client.consumer("t", group="g")
+            client.queue("t", group="g")
 
 
 def test_lost_records_are_reported_when_the_block_is_left() -> None:

@@ -365,11 +365,9 @@ async def test_unknown_topic_is_an_error() -> None:
                 pass
 
 
-async def test_groups_are_refused_clearly() -> None:
+async def test_what_is_not_there_yet_is_refused_clearly() -> None:
     cluster = make()
     async with cluster.client() as client:
-        with pytest.raises(errors.UnsupportedVersion):
-            client.consumer("t", group="g")
         with pytest.raises(errors.UnsupportedVersion):
             client.producer(transactional_id="x")
         with pytest.raises(errors.UnsupportedVersion):

@@ -7,7 +7,8 @@ from collections import Counter
 
 from aiokafka.partitioner import murmur2 as kafka_murmur2
 
-from logcluster.client.partitioner import StickyPartition, key_hash, murmur2
+from logcluster.client.partitioner import StickyPartition, key_hash
+from logcluster.model.hashing import murmur2
 
 
 def test_murmur2_agrees_with_kafka_for_every_length() -> None:
