@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from logcluster.cli import admin, bench, brokers, dev, stream
+from logcluster.cli import admin, bench, brokers, dev, group, sim, stream
 from logcluster.cli.command import (
     BootstrapOption,
     OutputOption,
@@ -22,6 +22,7 @@ from logcluster.cli.command import (
     initial_settings,
     with_options,
 )
+from logcluster.cli.server_extra import require_server_extra
 
 app = typer.Typer(
     name="logcluster",
@@ -35,10 +36,12 @@ app = typer.Typer(
 app.add_typer(dev.app, name="dev")
 stream.register(app)
 app.add_typer(admin.topics, name="topic")
+app.add_typer(group.groups, name="group")
 app.add_typer(brokers.partitions, name="partition")
 app.add_typer(brokers.brokers, name="broker")
 app.add_typer(brokers.clusters, name="cluster")
 app.add_typer(bench.app, name="bench")
+app.add_typer(sim.app, name="sim")
 
 
 def _print_version(value: bool) -> None:
@@ -74,6 +77,7 @@ def serve(
     ] = False,
 ) -> None:
     """Run one node until SIGTERM or Ctrl-C."""
+    require_server_extra("logcluster serve")
     from logcluster.config import load
     from logcluster.node import run
 

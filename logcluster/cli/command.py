@@ -22,6 +22,7 @@ import typer
 
 from logcluster.cli.values import duration_ms
 from logcluster.model.errors import (
+    GroupIdNotFound,
     LogClusterError,
     NotFound,
     OverloadedError,
@@ -226,7 +227,7 @@ def exit_code_of(error: LogClusterError) -> ExitCode:
     """The exit code that stands for an error."""
     if isinstance(error, CommandFailed):
         return error.exit_code
-    if isinstance(error, NotFound | UnknownTopicOrPartition | UnknownTopicId):
+    if isinstance(error, NotFound | UnknownTopicOrPartition | UnknownTopicId | GroupIdNotFound):
         return ExitCode.NOT_FOUND
     if isinstance(error, RequestTimedOut):
         return ExitCode.TIMEOUT

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from logcluster.cli.command import Settings
 from logcluster.cli.connection import open_client
@@ -31,6 +31,7 @@ class ConsumeOptions:
     count_max: int | None
     partitions: list[int] | None
     format_record: Formatter
+    group: str | None = None
 
 
 async def consume(settings: Settings, options: ConsumeOptions) -> None:
@@ -43,12 +44,14 @@ async def consume(settings: Settings, options: ConsumeOptions) -> None:
 async def _print_records(client: Client, options: ConsumeOptions) -> None:
     write = sys.stdout.buffer.write
     format_record = options.format_record
+    group: dict[str, Any] = {} if options.group is None else {"group": options.group}
     async with client.consumer(
         options.topic,
         start=_point(options.start),
         until=None if options.until is None else _point(options.until),
         partitions=options.partitions,
         max_records=options.count_max,
+        **group,
     ) as consumer:
         async for batch in consumer.batches(max_records=BATCH_RECORDS_MAX):
             write(b"".join([format_record(record) for record in batch]))

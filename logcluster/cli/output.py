@@ -120,7 +120,7 @@ def _rich_progress(title: str, total: int | None, unit: str) -> Iterator[Progres
 
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed
-            return Text(f"{speed:,.0f} {unit}/s" if speed else "")
+            return Text(f"{speed:,.{1 if speed < 10 else 0}f} {unit}/s" if speed else "")
 
     display = Progress(
         TextColumn("{task.description}"),

@@ -101,10 +101,17 @@ async def consume_command(
     partitions: Annotated[
         list[int] | None, typer.Option("-p", "--partition", min=0, help="Only this one; may be repeated.")
     ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            "-g", "--group", help="Share the partitions with the group's other members, and go on where it stopped."
+        ),
+    ] = None,
 ) -> None:
     """Read records: the value of each on a line, or by format, or as JSON lines with -o json.
 
-    Reads all partitions, each in its order, and waits for more until Ctrl-C; --until and -n give it an end.
+    Reads all partitions, each in its order, and waits for more until Ctrl-C; --until and -n give it an end. In a group,
+    --from says where to begin what the group has not read yet.
     """
     from logcluster.cli.consume import ConsumeOptions, consume
     from logcluster.runtime.clock import SystemClock
@@ -121,5 +128,6 @@ async def consume_command(
         count_max=count_max,
         partitions=partitions or None,
         format_record=format_record,
+        group=group,
     )
     await consume(settings, options)

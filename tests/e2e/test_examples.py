@@ -44,6 +44,19 @@ def test_demo_with_few_rows_loses_nothing() -> None:
     assert "rows sent 20,000   acked 20,000" in finished.stdout
 
 
+def test_group_of_three_processes_survives_the_kill_of_a_member_and_of_its_coordinator() -> None:
+    finished = run([sys.executable, "-m", "examples.flights_group", "--rows", "8000"], ROOT, timeout_s=200)
+
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    told = finished.stdout
+    assert "lost=0" in told
+    assert "offsets_that_went_back=0" in told
+    assert "not_committed=0" in told
+    assert "group delays: stable, 2 members" in told
+    assert told.count(" joined ") >= 3
+    assert "lost its connection and said nothing for 500 ms" in told
+
+
 def go_binary(tmp_path: Path) -> Path:
     """The Go client, built; skips when that is not possible here."""
     go = shutil.which("go")

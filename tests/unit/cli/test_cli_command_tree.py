@@ -20,11 +20,13 @@ EXPECTED = {
     "produce",
     "consume",
     *(f"dev {name}" for name in ("up", "status", "kill", "pause", "resume", "start", "down")),
+    *(f"group {name}" for name in ("ls", "describe", "lag", "reset", "delete", "watch", "events")),
     *(f"topic {name}" for name in ("create", "ls", "describe", "alter", "delete")),
     *(f"broker {name}" for name in ("ls", "describe", "drain")),
     *(f"partition {name}" for name in ("ls", "elect")),
     *(f"cluster {name}" for name in ("info", "health", "wait")),
     *(f"bench {name}" for name in ("produce", "batches", "send", "consume", "latency", "failover", "idle", "startup")),
+    *(f"sim {name}" for name in ("run", "ablate", "list", "scenario", "cores")),
 }
 
 
