@@ -1,0 +1,1 @@
+"""The checker of client histories: one implementation for the simulator and the chaos suite."""
