@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from logcluster.storage.filesystem import Data
 
 SECTOR_SIZE_BYTES = 512
+TEAR_PROBABILITY_DEFAULT = 0.3
 
 
 @dataclass(slots=True)
@@ -64,7 +65,7 @@ class _FileNode:
             _apply(self.durable, operation)
         self.pending.clear()
 
-    def lose_power(self, rng: random.Random) -> None:
+    def lose_power(self, rng: random.Random, tear_probability: float) -> None:
         mode = rng.randrange(4)  # nothing, everything, a prefix, a subset
         pending = self.pending
         if mode == 0:
@@ -74,7 +75,7 @@ class _FileNode:
         for operation in pending:
             if mode == 3 and rng.random() < 0.5:
                 continue
-            if isinstance(operation, _Write) and mode != 1 and rng.random() < 0.3:
+            if isinstance(operation, _Write) and mode != 1 and rng.random() < tear_probability:
                 kept = _torn(operation, rng)
                 if kept is not None:
                     _apply(self.durable, kept)
@@ -113,13 +114,13 @@ class _DirectoryNode:
         self.durable = dict(self.volatile)
         self.pending.clear()
 
-    def lose_power(self, rng: random.Random) -> None:
+    def lose_power(self, rng: random.Random, tear_probability: float) -> None:
         for names in self.pending[: rng.randrange(len(self.pending) + 1)]:
             _rename(self.durable, names)
         self.pending.clear()
         self.volatile = dict(self.durable)
         for name in sorted(self.volatile):
-            self.volatile[name].lose_power(rng)
+            self.volatile[name].lose_power(rng, tear_probability)
 
 
 _Node = _FileNode | _DirectoryNode
@@ -222,10 +223,14 @@ class SimulatedDisk:
 
     Args:
         capacity_bytes: beyond this, writes fail with ENOSPC; None for no bound.
+
+    Attributes:
+        tear_probability: of each unsynced write that a power loss keeps, that only a part of it is kept.
     """
 
     def __init__(self, *, capacity_bytes: int | None = None) -> None:
         self.capacity_bytes = capacity_bytes
+        self.tear_probability = TEAR_PROBABILITY_DEFAULT
         self.incarnation = 0
         self.locks: dict[str, SimulatedLock] = {}
         self.counters = DiskCounters()
@@ -329,7 +334,7 @@ class SimulatedDisk:
         self._faults.clear()
         if power_loss:
             self._boots += 1
-            self._root.lose_power(rng)
+            self._root.lose_power(rng, self.tear_probability)
 
     def fail_next(self, operation: str, error_number: int, *, path_contains: str = "", count: int = 1) -> None:
         """Let the next `count` operations of this name, on paths that contain the text, raise the error.
@@ -337,6 +342,22 @@ class SimulatedDisk:
         Names: open, read, write, sync, sync_dir, truncate, preallocate, size, rename, remove, make_dir.
         """
         self._faults.append(_Fault(operation, error_number, path_contains, count))
+
+    def forget_failures(self) -> None:
+        """Let every operation succeed again that `fail_next` was to fail."""
+        self._faults.clear()
+
+    def content(self, path: str) -> bytes:
+        """What a file holds as its node would read it; meets no injected error and counts as no operation.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        return bytes(self._file(path).volatile)
+
+    def durable_content(self, path: str) -> bytes:
+        """What a file would surely hold after a power loss; as `content`."""
+        return bytes(self._file(path).durable)
 
     def flip_bit(self, path: str, bit: int) -> None:
         """Change one stored bit of a file, durably."""

@@ -8,6 +8,9 @@ runs on the running loop's clock, so a virtual loop replays a world exactly.
 
 A cut holds bytes back rather than dropping them: TCP sends again until it gives up, and here the lane's keepalive
 is what gives up. Connecting over a cut hangs until the caller's timeout.
+
+What travels belongs to nobody, as in a kernel: segments of a paused sender still arrive. What a protocol is told runs
+in the context that its node listened or connected in, so that a simulated loop knows whose work it is.
 """
 
 from __future__ import annotations
@@ -17,12 +20,14 @@ import random
 import ssl
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from logcluster.model.ids import Endpoint
 from logcluster.rpc.lane.network import ConnectionType, LaneProtocol, Listener
 from logcluster.runtime.clock import Clock
+from logcluster.sim.clock import sleep
 
 SEGMENT_SIZE_BYTES_MAX: Final = 64 * 1024
 FIRST_FREE_PORT: Final = 20_000
@@ -39,6 +44,9 @@ class Link:
     is_cut: bool = False
     reset_probability: float = 0.0
     """Chance that a write resets its connection instead of arriving."""
+    tail_probability: float = 0.0
+    tail_delay_ms_max: float = 0
+    """Some segments take up to so much longer, with that chance: the slow tail of a network that is fast otherwise."""
 
 
 class LoopbackNetwork:
@@ -57,6 +65,10 @@ class LoopbackNetwork:
         self._transports: dict[LoopbackTransport, None] = {}
         self._next_port = FIRST_FREE_PORT
         self._next_ephemeral_port = EPHEMERAL_PORT_FIRST
+        self.context = Context()
+        """Where what travels is scheduled: nobody's."""
+        self.on_delivery: Callable[[str, str, bytes], None] | None = None
+        """Told source, target and content of every segment that arrives."""
 
     def node(self, name: str) -> LoopbackNode:
         """Return the view of one node: what its servers and channels take as `network`."""
@@ -66,8 +78,7 @@ class LoopbackNetwork:
         """Return the link from `source` to `target`, a copy of `default_link` at first."""
         link = self._links.get((source, target))
         if link is None:
-            default = self.default_link
-            link = Link(default.delay_ms_min, default.delay_ms_max, default.is_cut, default.reset_probability)
+            link = replace(self.default_link)
             self._links[source, target] = link
         return link
 
@@ -141,7 +152,7 @@ class LoopbackNetwork:
         self._transports[server] = None
         protocol = factory()
         client.start(protocol)
-        server.start(listener.factory())
+        loop.call_soon(server.accept, listener.factory, context=listener.context.copy())
         return protocol
 
     async def _travel(self, loop: asyncio.AbstractEventLoop, source: str, endpoint: Endpoint) -> None:
@@ -150,15 +161,16 @@ class LoopbackNetwork:
         if listener is not None:
             there, back = self.link(source, listener.node), self.link(listener.node, source)
             while there.is_cut or back.is_cut:
-                await _pause(loop, 0.01)
+                await sleep(loop, 0.01)
             delay = self.delay(there) + self.delay(back)
-        await _pause(loop, delay)
+        await sleep(loop, delay)
 
     def delay(self, link: Link) -> float:
         """Draw the seconds that one segment takes."""
-        if link.delay_ms_max <= 0:
-            return 0.0
-        return self.rng.uniform(link.delay_ms_min, link.delay_ms_max) / 1000
+        delay_ms = self.rng.uniform(link.delay_ms_min, link.delay_ms_max) if link.delay_ms_max > 0 else 0.0
+        if link.tail_probability > 0 and self.rng.random() < link.tail_probability:
+            delay_ms += self.rng.uniform(0, link.tail_delay_ms_max)
+        return delay_ms / 1000
 
     def remove_transport(self, transport: LoopbackTransport) -> None:
         self._transports.pop(transport, None)
@@ -190,6 +202,7 @@ class _LoopbackListener:
         self.node = node
         self.endpoint = endpoint
         self.factory = factory
+        self.context = copy_context()
 
     @property
     def port(self) -> int:
@@ -232,10 +245,21 @@ class LoopbackTransport(asyncio.Transport):
         self._arrived: bytes | None = None
         self._is_closing = False
         self._is_lost = False
+        self._lost_to: Exception | None = None
+        self._context: Context | None = None
 
     def start(self, protocol: LaneProtocol) -> None:
         self._protocol = protocol
+        self._context = copy_context()
         protocol.connection_made(self)
+
+    def accept(self, factory: Callable[[], LaneProtocol]) -> None:
+        """Let the listening side begin; by then the connection may be over again."""
+        self.start(factory())
+        if self._is_lost:
+            self._tell_lost()
+        elif self._arrived is not None:
+            self._hand_over()
 
     # asyncio.Transport.
 
@@ -244,7 +268,7 @@ class LoopbackTransport(asyncio.Transport):
             return
         link = self._link
         if link.reset_probability > 0 and self._network.rng.random() < link.reset_probability:
-            self._loop.call_soon(self.reset)
+            self._loop.call_soon(self.reset, context=self._network.context)
             return
         for start in range(0, len(data), SEGMENT_SIZE_BYTES_MAX):
             self._unsent.append(bytes(data[start : start + SEGMENT_SIZE_BYTES_MAX]))
@@ -288,7 +312,7 @@ class LoopbackTransport(asyncio.Transport):
             self._lose(None)
             other = self.other
             if other is not None:
-                self._loop.call_soon(other.reset)
+                self._loop.call_soon(other.reset, context=self._network.context)
 
     # The link.
 
@@ -313,9 +337,9 @@ class LoopbackTransport(asyncio.Transport):
     def _after_delay(self, step: Callable[[], None]) -> None:
         delay = self._network.delay(self._link)
         if delay > 0:
-            self._loop.call_later(delay, step)
+            self._loop.call_later(delay, step, context=self._network.context)
         else:
-            self._loop.call_soon(step)
+            self._loop.call_soon(step, context=self._network.context)
 
     def _arrive(self) -> None:
         if self._is_lost or not self._unsent:
@@ -326,8 +350,11 @@ class LoopbackTransport(asyncio.Transport):
         segment = self._unsent.popleft()
         other = self.other
         if other is not None and not other._is_lost:
+            if self._network.on_delivery is not None:
+                self._network.on_delivery(self.source, self.target, segment)
             other._arrived = segment
-            other._hand_over()
+            if other._context is not None:
+                self._loop.call_soon(other._hand_over, context=other._context)
         else:
             self._taken(len(segment))
 
@@ -365,7 +392,7 @@ class LoopbackTransport(asyncio.Transport):
         self._unsent_size_bytes -= size_bytes
         if self._is_paused_by_protocol and self._unsent_size_bytes <= self._high // 4 and self._protocol is not None:
             self._is_paused_by_protocol = False
-            self._protocol.resume_writing()
+            self._loop.call_soon(self._protocol.resume_writing, context=self._context)
         self.pump()
 
     def _drop(self) -> None:
@@ -377,19 +404,10 @@ class LoopbackTransport(asyncio.Transport):
         self._is_lost = True
         self._is_closing = True
         self._network.remove_transport(self)
+        self._lost_to = error
         if self._protocol is not None:
-            self._loop.call_soon(self._protocol.connection_lost, error)
+            self._tell_lost()
 
-
-async def _pause(loop: asyncio.AbstractEventLoop, delay: float) -> None:
-    waiter: asyncio.Future[None] = loop.create_future()
-    timer = loop.call_later(delay, _finish, waiter)
-    try:
-        await waiter
-    finally:
-        timer.cancel()
-
-
-def _finish(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+    def _tell_lost(self) -> None:
+        assert self._protocol is not None
+        self._loop.call_soon(self._protocol.connection_lost, self._lost_to, context=self._context)
