@@ -16,7 +16,18 @@ from msgspec import Meta
 
 from logcluster.model.errors import InvalidConfig
 from logcluster.model.ids import Endpoint
-from logcluster.model.limits import VOTERS_MAX
+from logcluster.model.limits import (
+    COORDINATOR_CACHE_KEYS_MAX,
+    GROUP_MEMBERS_MAX,
+    LOG_TAIL_CACHE_SIZE_BYTES_MAX,
+    MIB,
+    OFFSET_METADATA_BYTES_MAX,
+    REBALANCE_TIMEOUT_MS_MAX,
+    REPLICATION_FACTOR_MAX,
+    SESSION_TIMEOUT_MS_MAX,
+    SESSION_TIMEOUT_MS_MIN,
+    VOTERS_MAX,
+)
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Milliseconds = Annotated[int, Meta(ge=1, le=24 * 60 * 60 * 1000)]
@@ -64,6 +75,8 @@ class QuorumSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     election_timeout_ms: Milliseconds = 600
     """An election starts after one to two times this long without a leader; a lost connection starts it sooner."""
     snapshot_interval_entries: Annotated[int, Meta(ge=10)] = 10_000
+    trailing_entries: Annotated[int, Meta(ge=0)] = 1_000
+    """Entries kept behind a snapshot: a voter that was away for less needs no snapshot to catch up."""
 
 
 class DataSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,6 +86,10 @@ class DataSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     flush_threads: Annotated[int, Meta(ge=1, le=64)] = 4
     """Files synced at once; more than the disk's queue is deep gains nothing."""
     checkpoint_interval_ms: Milliseconds = 5_000
+    segment_bytes_max: Annotated[int, Meta(ge=1_024)] = 2**31 - 1
+    """No segment grows beyond this, whatever its topic allows. Small values are for tests."""
+    tail_cache_bytes_max: Annotated[int, Meta(ge=0)] = LOG_TAIL_CACHE_SIZE_BYTES_MAX
+    """Recently appended bytes that one log keeps in memory for its readers."""
 
 
 class BrokerSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,6 +110,33 @@ class BrokerSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """How often leaderships go back to the first replica of the assignment, once it is in sync."""
 
 
+class GroupsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Consumer groups; what is written here must be the same on every broker."""
+
+    partitions: Annotated[int, Meta(ge=1, le=1_000)] = 50
+    """Of the internal topic, when it is made; groups are spread over them."""
+    replication_factor: Annotated[int, Meta(ge=1, le=REPLICATION_FACTOR_MAX)] = 3
+    """Of the internal topic, when it is made; a cluster of fewer brokers gets as many replicas as it has brokers."""
+    session_timeout_ms: Milliseconds = 10_000
+    """A member that is silent this long is evicted; members may ask for other timeouts, within the two bounds."""
+    session_timeout_min_ms: Annotated[int, Meta(ge=SESSION_TIMEOUT_MS_MIN)] = 1_000
+    session_timeout_max_ms: Annotated[int, Meta(le=SESSION_TIMEOUT_MS_MAX)] = 300_000
+    heartbeat_interval_ms: Milliseconds = 2_000
+    rebalance_timeout_ms: Annotated[int, Meta(ge=1, le=REBALANCE_TIMEOUT_MS_MAX)] = 60_000
+    """So long a member may take to give partitions up."""
+    disconnect_grace_ms: Milliseconds = 500
+    """A member whose connection was lost, and that says nothing for so long, is evicted; static members are not."""
+    members_max: Annotated[int, Meta(ge=1, le=GROUP_MEMBERS_MAX)] = GROUP_MEMBERS_MAX
+    offset_metadata_bytes_max: Annotated[int, Meta(ge=0, le=OFFSET_METADATA_BYTES_MAX)] = OFFSET_METADATA_BYTES_MAX
+    offsets_retention_ms: Annotated[int, Meta(ge=1)] = 7 * 24 * 60 * 60 * 1000
+    """Committed offsets of a group without members are forgotten after so long."""
+    offsets_retention_check_interval_ms: Milliseconds = 600_000
+    cache_keys_max: Annotated[int, Meta(ge=0)] = COORDINATOR_CACHE_KEYS_MAX
+    """Keys of idle groups that a broker keeps in memory; others are read from disk when they are asked for."""
+    rewrite_bytes_min: Annotated[int, Meta(ge=1_024)] = 4 * MIB
+    """A partition of the internal topic is rewritten when it is larger, and more than half of it is superseded."""
+
+
 class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the node writes about itself, to standard error."""
 
@@ -109,6 +153,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     data: DataSection
     listeners: ListenersSection = ListenersSection()
     broker: BrokerSection = BrokerSection()
+    groups: GroupsSection = GroupsSection()
     log: LogSection = LogSection()
 
     def voter_endpoints(self) -> dict[int, Endpoint]:
@@ -209,6 +254,18 @@ def _check(config: NodeConfig) -> None:
         raise InvalidConfig(
             f"broker.session_timeout_ms={config.broker.session_timeout_ms} must be at least twice "
             f"broker.heartbeat_interval_ms={config.broker.heartbeat_interval_ms}"
+        )
+    groups = config.groups
+    if not groups.session_timeout_min_ms <= groups.session_timeout_ms <= groups.session_timeout_max_ms:
+        raise InvalidConfig(
+            f"groups.session_timeout_ms={groups.session_timeout_ms} must be from "
+            f"groups.session_timeout_min_ms={groups.session_timeout_min_ms} to "
+            f"groups.session_timeout_max_ms={groups.session_timeout_max_ms}"
+        )
+    if groups.session_timeout_ms < 2 * groups.heartbeat_interval_ms:
+        raise InvalidConfig(
+            f"groups.session_timeout_ms={groups.session_timeout_ms} must be at least twice "
+            f"groups.heartbeat_interval_ms={groups.heartbeat_interval_ms}"
         )
     if config.quorum.election_timeout_ms < 2 * config.quorum.heartbeat_interval_ms:
         raise InvalidConfig(

@@ -24,13 +24,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from logcluster.client.admin import Admin
-from logcluster.client.client import Client
-from logcluster.client.client import connect as _connect
+from logcluster.client.client import Client, connect as _connect
 from logcluster.client.consumer import Consumer
 from logcluster.client.futures import RecordFuture
+from logcluster.client.group_admin import GroupAdmin
 from logcluster.client.producer import Producer
 
-_WRAPPED = (Client, Producer, Consumer, Admin)
+_WRAPPED = (Client, Producer, Consumer, Admin, GroupAdmin)
 _RECORDS_PER_CALL = 5_000
 
 

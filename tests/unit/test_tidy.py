@@ -27,7 +27,7 @@ BANNED: dict[str, tuple[str, ...]] = {
     "threading": ("sync.py", *RIM),
     "concurrent": ("runtime/disk.py", "sync.py"),
     "multiprocessing": (),
-    "subprocess": RIM,
+    "subprocess": ("sim/campaign.py", *RIM),
     "signal": ("node.py", *RIM),
     "socket": ("rpc/", *RIM),
     "asyncio.create_task": ("runtime/scope.py",),
