@@ -29,7 +29,7 @@ from logcluster.client.group.processing import Handler, Unfinished, process
 from logcluster.client.records import ConsumerRecord, PartitionKey, Point
 from logcluster.client.resumable import Renew
 from logcluster.client.subscription import PartitionState
-from logcluster.model.errors import InvalidRequest, LogClusterError, RequestTimedOut
+from logcluster.model.errors import InvalidRequest, LogClusterError, RequestTimedOut, UnknownTopicOrPartition
 from logcluster.model.ids import TopicPartition
 
 logger = logging.getLogger("logcluster.client")
@@ -258,8 +258,7 @@ class GroupConsumer(Consumer):
         """Read these from where the group is (see `member.Reader`)."""
         committed = await self._fetch_committed(partitions)
         for topic in dict.fromkeys(item.topic for item in partitions):
-            self._metadata.add_topics(topic)
-            await self._metadata.topic(topic)
+            await self._get_to_know(topic)
         for item in sorted(partitions):
             place = committed.get(item)
             start = self._group_options.start if place is None else place.offset
@@ -274,6 +273,23 @@ class GroupConsumer(Consumer):
             await _tell(self._group_options.on_assigned, self._names(partitions))
         if self._fetcher is not None:
             self._fetcher.pump()
+
+    async def _get_to_know(self, topic: str) -> None:
+        self._metadata.add_topics(topic)
+        while True:
+            try:
+                await self._metadata.topic(topic)
+                return
+            except UnknownTopicOrPartition as error:
+                # It was deleted meanwhile, of which the coordinator hears too; or no broker asked knows it yet.
+                logger.warning("group %s: %s", self._membership.options.group, error.message)
+                self._metadata.add_topics(topic)
+                return
+            except LogClusterError as error:
+                if not error.retriable:
+                    raise
+                logger.warning("group %s: metadata: %s", self._membership.options.group, error.message)
+                await self._clock.sleep_ms(self._context.policy.backoff_ms_max)
 
     async def _fetch_committed(self, partitions: Collection[AssignedPartition]) -> Mapping[AssignedPartition, Position]:
         while True:

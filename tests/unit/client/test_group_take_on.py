@@ -1,0 +1,64 @@
+"""Taking partitions on: what passes is waited for, and ends no consumer."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from logcluster.client.group.consumer import GroupConsumer
+from logcluster.model.errors import Disconnected, InvalidTopic, LogClusterError, UnknownTopicOrPartition
+
+
+class FakeMetadata:
+    """Answers as it was told to, one outcome per question."""
+
+    def __init__(self, *outcomes: LogClusterError | None) -> None:
+        self.outcomes = list(outcomes)
+        self.topics: list[str] = []
+
+    def add_topics(self, *names: str) -> None:
+        self.topics += names
+
+    async def topic(self, name: str) -> None:
+        outcome = self.outcomes.pop(0)
+        if outcome is not None:
+            self.topics.remove(name)
+            raise outcome
+        if name not in self.topics:
+            self.topics.append(name)
+
+
+async def get_to_know(metadata: FakeMetadata) -> list[int]:
+    slept: list[int] = []
+
+    async def sleep_ms(delay_ms: int) -> None:
+        slept.append(delay_ms)
+        metadata.topics.append("t")
+
+    consumer = SimpleNamespace(
+        _metadata=metadata,
+        _membership=SimpleNamespace(options=SimpleNamespace(group="g")),
+        _clock=SimpleNamespace(sleep_ms=sleep_ms),
+        _context=SimpleNamespace(policy=SimpleNamespace(backoff_ms_max=70)),
+    )
+    await GroupConsumer._get_to_know(cast("GroupConsumer", consumer), "t")
+    return slept
+
+
+async def test_brokers_that_cannot_be_asked_are_asked_again() -> None:
+    metadata = FakeMetadata(Disconnected("gone"), Disconnected("gone"), None)
+    assert await get_to_know(metadata) == [70, 70]
+    assert metadata.outcomes == []
+
+
+async def test_a_topic_that_nobody_knows_is_asked_about_further() -> None:
+    metadata = FakeMetadata(UnknownTopicOrPartition("no such topic", topic="t"))
+    assert await get_to_know(metadata) == []
+    assert metadata.topics == ["t"]
+
+
+async def test_a_refusal_that_stays_ends_the_consumer() -> None:
+    with pytest.raises(InvalidTopic):
+        await get_to_know(FakeMetadata(InvalidTopic("no such name")))
