@@ -1,9 +1,9 @@
 """Builds the index of a history in one pass over its events.
 
 Owns pairing (a completion names its invocation in `meta.invoked`, else it ends its process's latest open operation),
-the writes, and what was known when an operation began (for real-time checks); readers.py owns the reading side. A
-send without a completion counts as `info`. Only acks=all puts an acknowledged offset into the index: weaker
-acknowledgements promise nothing about where, or whether, a record stays.
+the writes, and what was known when an operation began (for real-time checks); readers.py owns the reading side,
+group_build.py what concerns groups. A send without a completion counts as `info`. Only acks=all puts an acknowledged
+offset into the index: weaker acknowledgements promise nothing about where, or whether, a record stays.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from logcluster.check.entries import Index, KeyIndex, Operation, StaleEnd, Transaction, Write, full_key, topic_of
+from logcluster.check.group_build import GROUP_OPERATIONS, build_groups
+from logcluster.check.group_entries import MARKS
 from logcluster.check.history import Event
 from logcluster.check.readers import Readers
 
 DATA_OPERATIONS = frozenset({"send", "poll", "txn"})
+PAIRED_OPERATIONS = DATA_OPERATIONS | {"list_offsets"} | (GROUP_OPERATIONS - MARKS)
 _ACKS_ALL = frozenset({"all", "-1", -1})
 _DELETED_BEFORE_THE_RUN = -1
 
@@ -54,6 +57,7 @@ class _Builder:
                 self._never_completed(left)
         if self.index.events:
             self._close(self.index.events[-1])
+        build_groups(self.index)
         return self.index
 
     # -- pairing
@@ -82,7 +86,7 @@ class _Builder:
     def _complete(self, event: Event) -> None:
         invoked = event.meta.get("invoked")
         if invoked is None:
-            invoked = self._latest_open.get(event.process, -1)
+            invoked = -1 if event.f in MARKS else self._latest_open.get(event.process, -1)
         begun = self._open.pop(invoked, None)
         if event.type == "info":
             self._dead.add(event.process)
@@ -95,13 +99,14 @@ class _Builder:
             self.index.malformed.append((f"it completes event {invoked}, which is another operation", event))
             return
         if begun is None:
-            if event.f in DATA_OPERATIONS or event.f == "list_offsets":
+            if event.f in PAIRED_OPERATIONS:
                 self.index.malformed.append(("it completes nothing", event))
                 return
             begun = _Open(event, [])
         if event.f == "send":
             self._end_writes(begun.writes, event, sends_of(event.value))
         elif event.f == "poll":
+            self._note_member(begun.invoke, event)
             self._readers.poll(begun.invoke, event)
         elif event.f == "txn":
             self._end_transaction(begun, event)
@@ -175,6 +180,7 @@ class _Builder:
         transaction = begun.transaction
         if transaction is None:
             return
+        self._note_member(begun.invoke, event)
         transaction.completion, transaction.outcome = event, event.type
         sends = txn_sends(event)
         begun_values = {write.value for write in transaction.writes}
@@ -190,6 +196,12 @@ class _Builder:
                     transaction.reads.extend((key, offset, value) for offset, value in records)
 
     # -- everything else
+
+    def _note_member(self, invoke: Event, event: Event) -> None:
+        """When a member of a group polls, partitions come to it and go, so its positions are the group's business."""
+        if "group" in event.meta:
+            self.index.group_polls.append(Operation(invoke, event))
+            self._readers.subscribe(event.process)
 
     def _other(self, begun: _Open, event: Event) -> None:
         self.index.operations.setdefault(event.f, []).append(Operation(begun.invoke, event))

@@ -1,6 +1,6 @@
 """Judges a history: builds the index once, runs every check over it, returns a report.
 
-Owns the list of check families. A new family (transactions, groups, queues) is a module with `CHECKS` and a line here.
+Owns the list of check families. A new family (transactions, queues) is a module with `CHECKS` and a line here.
 Cost: one pass over events and records, a sort of offsets per key; linear in practice (bench/checker.py).
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from logcluster.check import cycles, log_loss, log_order, log_service, log_values
+from logcluster.check import cycles, group_checks, log_loss, log_order, log_service, log_values
 from logcluster.check.build import build_index
 from logcluster.check.history import Event, collector_paused
 from logcluster.check.registry import Check, CheckOptions, Findings
@@ -20,6 +20,7 @@ FAMILIES: tuple[tuple[Check, ...], ...] = (
     log_order.CHECKS,
     log_service.CHECKS,
     cycles.CHECKS,
+    group_checks.CHECKS,
 )
 
 

@@ -15,6 +15,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any, Literal
 
+from logcluster.check.group_entries import GroupIndex
 from logcluster.check.history import Event, EventType
 
 StepKind = Literal["inside", "between", "head"]
@@ -227,6 +228,8 @@ class Index:
     writes: dict[str, Write] = field(default_factory=dict)
     transactions: list[Transaction] = field(default_factory=list)
     operations: dict[str, list[Operation]] = field(default_factory=dict)
+    group_polls: list[Operation] = field(default_factory=list)
+    groups: dict[str, GroupIndex] = field(default_factory=dict)
     deleted_topics: dict[str, Event] = field(default_factory=dict)
     malformed: list[tuple[str, Event]] = field(default_factory=list)
     is_drained: bool = False

@@ -73,3 +73,48 @@ class HandMade:
     def names(self, **options: Any) -> list[str]:
         """The distinct anomalies found."""
         return self.report(**options).names
+
+
+class HandMadeGroup(HandMade):
+    """Members of the group "g"; each is a client of its own, and every commit a process of its own."""
+
+    def of_member(
+        self, member: str | None, f: str, value: Any, answer: Any = None, *, outcome: Any = "ok", **meta: Any
+    ) -> HandMadeGroup:
+        invoked = self.begin(member, f, value, **meta)
+        self.end(invoked, outcome, value if answer is None else answer)
+        return self
+
+    def begin(self, member: str | None, f: str, value: Any, **meta: Any) -> int:
+        client = member or "tool"
+        about = {"group": "g"} if member is None else {"group": "g", "member": member}
+        return self.recorder.invoke(self.recorder.new_process(client), client, f, value, **{**about, **meta})
+
+    def assigned(self, member: str, epoch: int, *keys: str) -> HandMadeGroup:
+        return self.of_member(member, "assigned", list(keys or (KEY,)), member_epoch=epoch)
+
+    def revoked(self, member: str, *keys: str, f: str = "revoked") -> HandMadeGroup:
+        return self.of_member(member, f, list(keys) or None)
+
+    def resume(self, member: str, offset: int, why: str = "committed", **meta: Any) -> HandMadeGroup:
+        return self.of_member(member, "resume", [KEY], {KEY: offset}, why=why, **meta)
+
+    def handed(self, member: str, *offsets: int, key: str = KEY, **meta: Any) -> HandMadeGroup:
+        """Records whose value is "v" and their offset."""
+        records = [[offset, f"v{offset}"] for offset in offsets]
+        return self.of_member(member, "poll", None, {key: records}, **meta)
+
+    def commit(self, member: str | None, offset: int, **meta: Any) -> HandMadeGroup:
+        return self.of_member(member, "commit", {KEY: offset}, **meta)
+
+    def fetch(self, offset: int | None, member: str | None = None, **meta: Any) -> HandMadeGroup:
+        return self.of_member(member, "fetch_offsets", [KEY], {KEY: offset}, **meta)
+
+    def reset(self, offset: Any, **meta: Any) -> HandMadeGroup:
+        return self.of_member(None, "reset_offsets", {KEY: offset}, **meta)
+
+    def log(self, count: int) -> HandMadeGroup:
+        """Sends "v0", "v1", …; somebody outside of the group reads them."""
+        self.sends(*[f"v{offset}" for offset in range(count)])
+        self.poll(*[(offset, f"v{offset}") for offset in range(count)], process="witness")
+        return self
