@@ -1,9 +1,10 @@
 """Keeping a shard's log near the size of its live state, until there is key compaction.
 
 The leader notes the log's end S, and from then on every key that is appended. When the store has come to S, it appends
-each key that it holds and that was not appended since again; when the last of these is committed, everything below S is
-deleted. Whoever reads from S on has the complete state. A leadership that ends in the middle leaves some records twice,
-and a deletion that does not reach a follower leaves some superseded ones: neither means anything.
+each key that it holds and that was not appended since again. When all that stands in the log then is committed, also
+the newer values for which a key was left out, everything below S is deleted. Whoever reads from S on has the complete
+state. A leadership that ends in the middle leaves some records twice, and a deletion that does not reach a follower
+leaves some superseded ones: neither means anything.
 """
 
 from __future__ import annotations
@@ -113,7 +114,6 @@ class Rewriter:
                 return False
             await host.clock.sleep_ms(PAUSE_MS)
         start = b""
-        end_offset = start_offset
         while page := await host.disk.run(
             lambda: host.store.page(partition.topic_id_partition, start, count_max=KEYS_PER_PIECE)  # noqa: B023 - run at once
         ):
@@ -122,9 +122,10 @@ class Rewriter:
                 return False
             records: list[tuple[bytes, bytes | None]] = [(key, value) for key, value in page if key not in appended]
             if records:
-                end_offset = append_records(partition, records, host.clock.now_ms())
+                append_records(partition, records, host.clock.now_ms())
             start = page[-1][0] + b"\x00"
             await host.clock.sleep_ms(PAUSE_MS)
+        end_offset = partition.log.log_end_offset
         while partition.high_watermark < end_offset:
             if not shard.leads(epoch):
                 return False

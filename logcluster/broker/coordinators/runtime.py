@@ -7,13 +7,14 @@ part of the store when the topic is deleted or the replica moved away. What happ
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
 
 from logcluster.broker.coordinators.requests import Handler, Request
 from logcluster.broker.coordinators.shard import Shard
+from logcluster.broker.coordinators.standby import write_alone
 from logcluster.broker.partition import Partition
 from logcluster.core.coordinators.machine import Coordinator, RecordCodec, Result
 from logcluster.core.metadata.image import EMPTY, MetadataDelta, MetadataImage
@@ -154,10 +155,11 @@ class CoordinatorRuntime:
             for index, registration in topic.partitions.items():
                 if self._broker_id in registration.replicas:
                     wanted[TopicIdPartition(topic.topic_id, index)] = None
-        for key in [key for key in self._tasks if key not in wanted]:
+        gone = [key for key in self._tasks if key not in wanted]
+        for key in gone:
             self._tasks.pop(key).cancel()
-        if topic is not None and not self._tasks:
-            self._scope.spawn(self._drop_others(wanted), name="drop")
+        if topic is not None and (gone or not self._tasks):
+            self._scope.spawn(self._drop_others(), name="drop")
         for key in wanted:
             if key not in self._tasks:
                 self._tasks[key] = self._scope.spawn(self._follow(key), name=f"shard-{key.partition}")
@@ -177,12 +179,15 @@ class CoordinatorRuntime:
                 if self._shards.get(key) is shard:
                     del self._shards[key]
 
-    async def _drop_others(self, wanted: Mapping[TopicIdPartition, None]) -> None:
+    async def _drop_others(self) -> None:
         """Forget what the store has of shards that are not here: it can be read again from their logs."""
         for key in await self.disk.run(self.store.shards):
-            if key not in wanted:
-                async with self._writes:
-                    await self.disk.run(partial(self.store.drop, key))
+            await write_alone(self._writes, self.disk, partial(self._drop_unless_hosted, key))
+
+    def _drop_unless_hosted(self, key: TopicIdPartition) -> None:
+        # It may have come back since the store was listed. Whoever opens it waits for the lock that is held here.
+        if key not in self._tasks:
+            self.store.drop(key)
 
     def _hosted(self, key: TopicIdPartition) -> Partition | None:
         try:

@@ -85,6 +85,7 @@ class Shard:
         self._waiting: deque[Request] = deque()
         self._ready: deque[Request] = deque()
         self._reading: dict[str, list[Request]] = {}
+        self._reading_count = 0
         self._load_target = 0
         self._has_turn = False
         self._deadlines: list[tuple[int, str]] = []
@@ -157,6 +158,7 @@ class Shard:
         self._waiting.clear()
         self._ready.clear()
         self._reading.clear()
+        self._reading_count = 0
         for request in waiting:
             request.fail(NotCoordinator(error.message))
         self._host.count_keys(-sum(held.key_count for held in self.held.values()))
@@ -236,7 +238,8 @@ class Shard:
                 leader_id=self.partition.leader_id,
                 leader_epoch=self.partition.leader_epoch,
             )
-        if len(self._waiting) + len(self._ready) + len(self.partition.waiters) >= COORDINATOR_QUEUE_LENGTH_MAX:
+        waiting_count = len(self._waiting) + len(self._ready) + self._reading_count + len(self.partition.waiters)
+        if waiting_count >= COORDINATOR_QUEUE_LENGTH_MAX:
             probe("coordinator.queue.full")
             raise Overloaded("too many requests wait for this coordinator")
         if self.state == "loading":
@@ -285,6 +288,7 @@ class Shard:
 
     def _read_first(self, request: Request) -> None:
         """The entity is not in memory: read it, and let the requests to it wait, in their order."""
+        self._reading_count += 1
         waiting = self._reading.get(request.key)
         if waiting is not None:
             waiting.append(request)
@@ -299,7 +303,9 @@ class Shard:
         if not self.leads(epoch) or self.state != "active":
             return  # whoever waited has been told
         self._hold(key, self._build(key, pairs))
-        self._ready.extendleft(reversed(self._reading.pop(key, [])))
+        waiting = self._reading.pop(key, [])
+        self._reading_count -= len(waiting)
+        self._ready.extendleft(reversed(waiting))
         self._want_turn()
 
     # -- entities in memory ------------------------------------------------------------------------------------------

@@ -8,6 +8,9 @@ state is always complete (see `rewriting`).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
 
 from logcluster.broker.partition import Partition
 from logcluster.model.errors import OffsetOutOfRange
@@ -18,6 +21,7 @@ from logcluster.storage.batch_scan import LogRead
 from logcluster.storage.shard_store import Change, ShardPosition, ShardStore
 
 READ_SIZE_BYTES = 1 << 20
+Result = TypeVar("Result")
 BARRIER_KEY = b"\x00"
 """Key of a record that says nothing: that it was committed proves who leads."""
 
@@ -48,7 +52,8 @@ class Standby:
             StorageFailure: the store cannot be used.
         """
         shard = self.partition.topic_id_partition
-        position = await self._disk.run(lambda: self._store.position(shard))
+        # Alone, so that nobody forgets the shard after its position was read.
+        position = await write_alone(self._writes, self._disk, lambda: self._store.position(shard))
         if position is None or not self._agrees(position):
             if position is not None:
                 probe("coordinator.store.position_not_believed")
@@ -66,8 +71,7 @@ class Standby:
 
     async def _begin_anew(self) -> None:
         shard, start = self.partition.topic_id_partition, self.partition.log.log_start_offset
-        async with self._writes:
-            self.position = await self._disk.run(lambda: self._store.reset(shard, next_offset=start))
+        self.position = await write_alone(self._writes, self._disk, lambda: self._store.reset(shard, next_offset=start))
 
     async def catch_up(self) -> bool:
         """Take over one piece of what is committed; returns whether there was one. Cancellation: it may be taken over.
@@ -94,8 +98,7 @@ class Standby:
             return True
         if not read.data:
             return False
-        async with self._writes:
-            self.position = await self._disk.run(lambda: self._take_over(read))
+        self.position = await write_alone(self._writes, self._disk, lambda: self._take_over(read))
         return True
 
     def _take_over(self, read: LogRead) -> ShardPosition:
@@ -103,6 +106,24 @@ class Standby:
         return self._store.apply(
             self.partition.topic_id_partition, changes, next_offset=read.next_offset, leader_epoch=leader_epoch
         )
+
+
+async def write_alone(writes: asyncio.Lock, disk: DiskExecutor, work: Callable[[], Result]) -> Result:
+    """Do something with the store while nobody else writes to it.
+
+    Cancellation: what was begun is carried out, and holds the lock until then; it may be older than the next write.
+    """
+    async with writes:
+        task = asyncio.ensure_future(disk.run(work))  # noqa: TID251 - awaited here, whatever happens
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            while not task.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()
+            raise
 
 
 def committed_changes(data: bytes, start_offset: int) -> tuple[list[Change], int | None]:

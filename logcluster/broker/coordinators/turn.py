@@ -41,10 +41,10 @@ class _Decided(NamedTuple):
 
 
 class _Question(NamedTuple):
-    """A request without records whose answer waits for whatever is appended next."""
+    """A request without records whose answer, or refusal, waits for whatever is appended next."""
 
     request: Request
-    result: Result[Any, Any]
+    settle: Callable[[LogClusterError | None], None]
 
 
 class TurnHost(Protocol):
@@ -93,7 +93,10 @@ class Turn:
         try:
             result = request.handler(held.entity, self._times.now_ms, self._times.wall_ms)
         except LogClusterError as error:
-            self._when_committed(request, held.last_offset, partial(_refuse, request, error))
+            if request.is_linearizable:
+                self._questions.append(_Question(request, partial(_refuse_when_proved, request, error)))
+            else:
+                self._when_committed(request, held.last_offset, partial(_refuse, request, error))
             return
         except Exception as error:  # one request that meets a bug does not keep the others from being served
             logger.exception("a coordinator's handler failed for %r", request.key)
@@ -106,7 +109,7 @@ class Turn:
             result.on_appended()
             self._host.on_changed(request, held)
         if request.is_linearizable:
-            self._questions.append(_Question(request, result))
+            self._questions.append(_Question(request, partial(self._settle, request, result)))
         else:
             self._answer_later(request, result, held.last_offset)
 
@@ -157,19 +160,17 @@ class Turn:
             self._host.on_changed(item.request, held)
             self._answer_later(item.request, item.result, next_offset)
         for question in questions:
-            self._answer_later(question.request, question.result, next_offset)
+            self._when_committed(question.request, next_offset, question.settle)
 
     def _answer_later(self, request: Request, result: Result[Any, Any], next_offset: int) -> None:
-        host = self._host
+        self._when_committed(request, next_offset, partial(self._settle, request, result))
 
-        def settle(error: LogClusterError | None) -> None:
-            if error is not None:
-                _fail(request, error)
-                return
-            host.on_committed(request.key, result)
-            request.answer(result.response)
-
-        self._when_committed(request, next_offset, settle)
+    def _settle(self, request: Request, result: Result[Any, Any], error: LogClusterError | None) -> None:
+        if error is not None:
+            _fail(request, error)
+            return
+        self._host.on_committed(request.key, result)
+        request.answer(result.response)
 
     def _when_committed(
         self, request: Request, next_offset: int, notify: Callable[[LogClusterError | None], None]
@@ -191,6 +192,14 @@ def _refuse(request: Request, refusal: LogClusterError, _error: LogClusterError 
     if isinstance(refusal, NotLeaderOrFollower):
         refusal = NotCoordinator(refusal.message, leader_id=refusal.facts.get("leader_id"))
     request.fail(refusal)
+
+
+def _refuse_when_proved(request: Request, refusal: LogClusterError, error: LogClusterError | None) -> None:
+    """Give the refusal, unless it is in doubt who leads: then it may be stale."""
+    if error is not None:
+        _fail(request, error)
+    else:
+        _refuse(request, refusal, None)
 
 
 def append_records(partition: Partition, records: list[tuple[bytes, bytes | None]], wall_ms: int) -> int:

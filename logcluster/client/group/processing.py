@@ -88,12 +88,21 @@ class _Lanes:
             state, record = await queue.get()
             try:
                 await self._handler(record)
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                self._fail(error)  # not of this lane: the handler met a cancelled task of its own
+                return
             except Exception as error:  # noqa: BLE001 - the caller's of `process`, who gets it
-                if not self.failure.done():
-                    self.failure.set_exception(error)
+                self._fail(error)
                 return
             self._unfinished.done(state, record.offset)
             queue.task_done()
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.failure.done():
+            self.failure.set_exception(error)
 
     async def put(self, item: Item) -> None:
         """Hand a record to its lane; waits while that is full.
