@@ -42,6 +42,7 @@ class Process(Schedulable):
         self.network = network.node(name)
         self.clock = clock or SimulatedClock(loop)
         self.entropy = SeededEntropy(entropy_seed)
+        self.client_count = 0
         self.context: Context = copy_context()
         self.context.run(CURRENT_PROCESS.set, self)
 

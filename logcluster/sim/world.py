@@ -130,11 +130,12 @@ class World:
     def connect(self, process: Process, **options: Any) -> Client:
         """Make a client that lives in `process`; enter it there."""
         pool = ChannelPool(clock=process.clock, network=process.network)
+        process.client_count += 1  # Two clients of one process must not draw the same identifiers.
         return Client(
             [node.client_endpoint for node in self.nodes.values()],
             sources={"lane": pool, "grpc": pool},
             clock=process.clock,
-            generator=process.entropy.stream("client"),
+            generator=process.entropy.stream(f"client/{process.client_count}"),
             **options,
         )
 

@@ -114,15 +114,20 @@ async def write_alone(writes: asyncio.Lock, disk: DiskExecutor, work: Callable[[
     Cancellation: what was begun is carried out, and holds the lock until then; it may be older than the next write.
     """
     async with writes:
-        task = asyncio.ensure_future(disk.run(work))  # noqa: TID251 - awaited here, whatever happens
+        is_done = asyncio.Event()
+
+        async def carry_out() -> Result:
+            try:
+                return await disk.run(work)
+            finally:
+                is_done.set()
+
         try:
-            return await asyncio.shield(task)
+            return await asyncio.shield(carry_out())
         except asyncio.CancelledError:
-            while not task.done():
+            while not is_done.is_set():
                 with suppress(asyncio.CancelledError):
-                    await asyncio.wait({task})
-            if not task.cancelled():
-                task.exception()
+                    await is_done.wait()
             raise
 
 

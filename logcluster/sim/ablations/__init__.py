@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Final
 
-from logcluster.sim.ablations import commit, elections, history, producers, quorum, reads, storage
+from logcluster.sim.ablations import commit, elections, groups, history, producers, quorum, reads, storage
 from logcluster.sim.ablations.ablation import Ablation
 from logcluster.sim.ablations.editing import AblationDoesNotFit
 from logcluster.sim.ablations.profiles import PROFILES, draw_profile_plan
@@ -27,7 +27,7 @@ from logcluster.sim.faults.plan import Plan
 
 __all__ = ["ABLATIONS", "DORMANT", "PROFILES", "Ablation", "AblationDoesNotFit", "apply", "draw_plan"]
 
-_AREAS: Final = (commit, history, elections, quorum, producers, storage, reads)
+_AREAS: Final = (commit, history, elections, quorum, producers, storage, reads, groups)
 
 _ALL: Final[dict[str, Ablation]] = {ablation.name: ablation for area in _AREAS for ablation in area.ABLATIONS}
 ABLATIONS: Final[Mapping[str, Ablation]] = MappingProxyType(

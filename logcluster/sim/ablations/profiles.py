@@ -250,6 +250,20 @@ PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(
             ],
             faults_per_s=(0.5, 2),
         ),
+        "groups": Profile(
+            [
+                Ingredient(_K.CRASH, 3, ("random", "leader"), (20, 1_500)),
+                Ingredient(_K.QUICK_RESTART, 2, ("random", "leader")),
+                Ingredient(_K.SHUTDOWN, 2, ("random",), (50, 800)),
+                Ingredient(_K.PAUSE, 3, ("random", "leader"), (300, 3_000)),
+                Ingredient(_K.ISOLATE, 3, ("random", "leader"), (300, 3_000), {"clients": False}),
+                Ingredient(_K.CLIENTS_CUT, 2, ("random", "leader", "all"), (100, 2_500)),
+                Ingredient(_K.DELAY, 2, ("random", "all"), (300, 3_000)),
+                Ingredient(_K.SLOW_TAIL, 1, ("all",), (500, 3_000)),
+                Ingredient(_K.RESETS, 2, ("all",), (100, 1_000)),
+            ],
+            faults_per_s=(1, 4),
+        ),
         "connections": Profile(
             [
                 Ingredient(_K.RESETS, 3, ("leader", "all")),

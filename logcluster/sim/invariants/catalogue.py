@@ -46,6 +46,7 @@ INVARIANTS: Final[Mapping[str, str]] = MappingProxyType(
         # producers, storage
         "producer-state-mismatch": "what a replica remembers of its producers is what its log says",
         "epoch-history-disorder": "a log's epoch history ascends and agrees with its batches",
+        "coordinator-store-mismatch": "what a broker keeps of groups is what a replay of the log gives",
         "core-check": "every component's own check of itself passes",
         "replicas-differ-at-rest": "at the end, replicas that caught up hold the same bytes",
     }

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from logcluster.broker.partition import Partition
 from logcluster.sim.findings import Finding
 from logcluster.sim.invariants.context import Context, Seen, Watch
+from logcluster.sim.invariants.coordinators import Coordinators
 from logcluster.sim.invariants.durability import REFETCHED, SET_ASIDE, Durability
 from logcluster.sim.invariants.election import Election
 from logcluster.sim.invariants.metadata import Metadata
@@ -46,6 +47,7 @@ class Invariants:
         self._quorum = Quorum(context, self._metadata)
         self._producers = Producers(context)
         self._storage = Storage(context)
+        self._coordinators = Coordinators(context)
         self._machines: dict[str, NodeView] = {machine.name: machine for machine in world.nodes.values()}
         self._watches = context.watches
         self._durability.follow_disks()
@@ -123,6 +125,7 @@ class Invariants:
         self._durability.follow_disks()
         for watch in list(self._watches.values()):
             self._storage.check_node(watch)
+            self._coordinators.check_node(watch)
             for row in self._align(watch):
                 self._look_closely(watch, row, row.partition)
         self._durability.check_all()
@@ -135,6 +138,7 @@ class Invariants:
         known = len(self.findings)
         self.at_checkpoint()
         self._storage.check_at_rest()
+        self._coordinators.check_at_rest()
         return self.findings[known:]
 
     # -- changes --------------------------------------------------------------------------------------------------

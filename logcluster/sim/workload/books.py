@@ -162,6 +162,8 @@ class Books:
         self.topics: dict[str, TopicState] = {}
         self.sent: dict[str, SentRecord] = {}
         self.findings: list[Finding] = []
+        self.topic_findings: list[tuple[str, Finding]] = []
+        """Those that are nothing if the topic is excused at the end."""
         self.counts: dict[str, int] = {}
         self.power_loss = False
         self.disk_damage = False
@@ -172,9 +174,17 @@ class Books:
         label = f"{name}.{outcome}"
         self.counts[label] = self.counts.get(label, 0) + 1
 
-    def find(self, name: str, detail: str, source: Source) -> None:
-        """Report what no history shows."""
-        self.findings.append(Finding(name, detail, self._now_ms(), source))
+    def find(self, name: str, detail: str, source: Source, *, topic: str = "") -> None:
+        """Report what no history shows.
+
+        Args:
+            topic: it is nothing if this topic turns out to be excused.
+        """
+        finding = Finding(name, detail, self._now_ms(), source)
+        if topic:
+            self.topic_findings.append((topic, finding))
+        else:
+            self.findings.append(finding)
 
     # Topics.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from logcluster.client.client import Client
 from logcluster.client.group.consumer import GroupConsumer
 from logcluster.client.records import ConsumerRecord
+from logcluster.core.coordinators.groups.group import Group
 from logcluster.model.errors import LogClusterError
 from logcluster.sim.workload.actor import Actor
 from logcluster.sim.workload.books import Books
@@ -79,6 +80,10 @@ class GroupActor(Actor):
             self._note(consumer, records)
             handling_ms = self.rng.randint(0, options.handling_ms_max)
             await process.clock.sleep_ms(0 if self.is_hurrying else handling_ms)
+            self._group_books.note_handled(topic_ids(consumer), records)
+            self._group_books.note_owned(
+                self.name, consumer._membership, group_in_memory(self.world, self._group_books.group)
+            )
             if records and self.rng.random() < options.commit_probability:
                 try:
                     await consumer.commit()
@@ -87,11 +92,32 @@ class GroupActor(Actor):
                     self.books.count("group-commit", type(error).__name__)
 
     def _note(self, consumer: GroupConsumer, records: list[ConsumerRecord]) -> None:
-        topic_ids = {item.topic: item.topic_id for item in consumer._states}
         for record in records:
             self.books.note_read(record.topic, record.partition, record.offset)
             value = read_value(self.books, record)
             if value.startswith("corrupt"):
                 self.books.find("corrupt-read", f"{self.name} in a group: {value}", "history")
-        self._group_books.note_handed(topic_ids, records)
         self.books.count("group-read", "ok")
+
+
+def topic_ids(consumer: GroupConsumer) -> dict[str, bytes]:
+    """Which topics the names mean that the consumer reads."""
+    return {item.topic: item.topic_id for item in consumer._states}
+
+
+def group_in_memory(world: World, name: str) -> tuple[int, Group] | None:
+    """The group as its newest coordinator knows it, and in which leader epoch; None while that one does not serve it.
+
+    A coordinator that was replaced and has not heard of it knows an old group, and is none.
+    """
+    nodes = [machine.node for machine in world.nodes.values() if machine.node is not None]
+    shards = [shard for node in nodes if node.groups is not None for shard in node.groups.runtime.shards]
+    serving = [shard for shard in shards if shard.state == "active" and name in shard.held]
+    newest = max(serving, key=lambda shard: shard.epoch or 0, default=None)
+    if newest is None or newest.epoch is None:
+        return None
+    key = newest.partition.topic_id_partition
+    known = [node.loader.image.partition(*key) for node in nodes]
+    if any(registration is not None and registration.leader_epoch > newest.epoch for registration in known):
+        return None
+    return newest.epoch, newest.held[name].entity

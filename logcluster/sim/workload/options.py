@@ -301,6 +301,7 @@ class WorkloadOptions:
     Args:
         crash_probability: chance per second that one client process is killed; it comes back soon after.
         restart_delay_ms_max: how soon.
+        pause_probability: chance per second that one member's process stands still for a while, as under SIGSTOP.
     """
 
     topics: tuple[TopicOptions, ...]
@@ -312,6 +313,7 @@ class WorkloadOptions:
     restart_delay_ms_max: int = 500
     members: tuple[GroupMemberOptions, ...] = ()
     """Of the one group of the run."""
+    pause_probability: float = 0.0
 
     @classmethod
     def draw(cls, rng: random.Random, *, brokers: int = 3) -> WorkloadOptions:
@@ -334,6 +336,9 @@ class WorkloadOptions:
         restart_delay_ms_max = rng.choice([50, 500, 1_500])
         member_count = rng.choice([0, 0, 0, 2, 3, 4])
         is_static = rng.random() < 0.25
+        members = tuple(
+            GroupMemberOptions.draw(rng, f"member-{index}", is_static=is_static) for index in range(member_count)
+        )
         return cls(
             topics=topics,
             producers=producers,
@@ -342,9 +347,8 @@ class WorkloadOptions:
             hostile=hostile,
             crash_probability=crash_probability,
             restart_delay_ms_max=restart_delay_ms_max,
-            members=tuple(
-                GroupMemberOptions.draw(rng, f"member-{index}", is_static=is_static) for index in range(member_count)
-            ),
+            members=members,
+            pause_probability=rng.choice([0.0, 0.0, 0.1, 0.4]),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ out one client does not change what the others do. Times are virtual millisecond
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from logcluster.check.history import Event, Recorder
@@ -27,6 +27,7 @@ from logcluster.sim.workload.final import DrainingActor, ProbingActor
 from logcluster.sim.workload.group_books import GroupBooks
 from logcluster.sim.workload.grouping import GroupActor
 from logcluster.sim.workload.hostile import HostileActor
+from logcluster.sim.workload.offset_watching import OffsetWatchingActor
 from logcluster.sim.workload.options import WorkloadOptions
 from logcluster.sim.workload.producing import ProducingActor
 
@@ -41,6 +42,39 @@ WAIT_INTERVAL_MS: Final = 20
 DRAIN_CLIENT_AGE_MS_MAX: Final = 10_000
 PREPARE_TIMEOUT_MS: Final = 15_000
 GROUP: Final = "group-0"
+PAUSE_MS: Final = (200, 4_000)
+
+
+class Pauses:
+    """Lets processes stand still now and then, long enough for some to lose their membership.
+
+    Args:
+        probability: that one process is paused at one tick.
+    """
+
+    def __init__(self, rng: random.Random, probability: float) -> None:
+        self._rng = rng
+        self._probability = probability
+        self._paused: list[tuple[int, Process]] = []
+
+    def tick(self, processes: Iterable[Process], now_ms: int) -> int:
+        """Wake those whose time is over, pause some others; returns how many."""
+        for _, process in [entry for entry in self._paused if entry[0] <= now_ms]:
+            process.resume()
+        self._paused = [entry for entry in self._paused if entry[0] > now_ms]
+        before = len(self._paused)
+        for process in processes if self._probability else ():
+            if not process.is_paused and self._rng.random() < self._probability:
+                process.pause()
+                self._paused.append((now_ms + self._rng.randint(*PAUSE_MS), process))
+        return len(self._paused) - before
+
+    def end(self) -> None:
+        """Wake everybody, and pause nobody any more."""
+        self._probability = 0.0
+        for _, process in self._paused:
+            process.resume()
+        self._paused.clear()
 
 
 class Workload:
@@ -67,6 +101,9 @@ class Workload:
         self._revivals: list[tuple[int, Actor]] = []
         self._supervisor: asyncio.Task[None] | None = None
         self._drain_number = 0
+        self._is_calm = False
+        """Nobody is killed any more."""
+        self._pauses = Pauses(self._stream("workload/pauses"), options.pause_probability * SUPERVISE_INTERVAL_MS / 1000)
         self._group_books = GroupBooks(GROUP, self.books)
         for actor in self._make_actors():
             self._actors[actor.name] = actor
@@ -80,6 +117,9 @@ class Workload:
             actors.append(ConsumingActor(world, books, self._stream(f"workload/{consumer.name}"), consumer))
         for member in options.members:
             actors.append(GroupActor(world, books, self._stream(f"workload/{member.name}"), member, self._group_books))
+        if options.members:
+            rng = self._stream("workload/offsets-0")
+            actors.append(OffsetWatchingActor(world, books, rng, "offsets-0", self._group_books))
         if options.admin is not None:
             rng = self._stream(f"workload/{options.admin.name}")
             actors.append(AdministeringActor(world, books, rng, options.admin, brokers=len(world.nodes)))
@@ -95,7 +135,8 @@ class Workload:
 
         What `probe_liveness` and `drain` return is not among it.
         """
-        return self.books.findings
+        excused = self.books.excused_topics()
+        return self.books.findings + [found for topic, found in self.books.topic_findings if topic not in excused]
 
     @property
     def statistics(self) -> dict[str, Any]:
@@ -176,7 +217,7 @@ class Workload:
         self._supervisor = self.world.driver.spawn(self._supervise(), name="workload")
 
     async def _supervise(self) -> None:
-        """Kill clients now and then, and bring them back."""
+        """Kill clients now and then, and bring them back; let members stand still."""
         probability = self.options.crash_probability * SUPERVISE_INTERVAL_MS / 1000
         while True:
             await self.world.sleep_ms(SUPERVISE_INTERVAL_MS)
@@ -185,14 +226,21 @@ class Workload:
             self._revivals = [entry for entry in self._revivals if entry[0] > now_ms]
             for actor in due:
                 actor.start()
-            for name in self.clients() if probability else ():
+            for _ in range(self._pauses.tick(self._member_processes(), now_ms)):
+                self.books.count("member", "paused")
+            for name in self.clients() if probability and not self._is_calm else ():
                 if self._rng.random() < probability:
                     self.kill_client(name)
+
+    def _member_processes(self) -> list[Process]:
+        members = (self._actors[options.name] for options in self.options.members)
+        return [actor.process for actor in members if actor.process is not None]
 
     async def stop(self, timeout_ms: int = 15_000) -> None:
         """Begin nothing new, wait for outcomes; what is left then becomes `info` and its client is killed."""
         if self._supervisor is not None:
             self._supervisor.cancel()
+        self._pauses.end()
         self._revivals.clear()
         for actor in self._actors.values():
             actor.is_stopping = True
@@ -215,13 +263,17 @@ class Workload:
         return self._unfinished("partition-not-writable", actor.missing)
 
     async def catch_up_groups(self, timeout_ms: int = 30_000) -> list[Finding]:
-        """Let the group go on until its members were handed everything; a finding for each partition that is behind.
+        """Let the group go on until it has handled everything; a finding for each partition that is behind.
 
-        Call before `stop`, after the faults.
+        Call before `stop`, after the faults. The other clients begin nothing new.
         """
+        self._is_calm = True
+        self._pauses.end()
         for actor in self._actors.values():
             if isinstance(actor, GroupActor):
                 actor.is_hurrying = True
+            else:
+                actor.is_stopping = True
         if not self.options.members:
             return []
         deadline_ms = self.world.now_ms + timeout_ms

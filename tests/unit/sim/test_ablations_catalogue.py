@@ -16,6 +16,7 @@ from logcluster.sim.ablations.editing import Patch
 from logcluster.sim.ablations.profiles import PROFILES, draw_profile_plan
 from logcluster.sim.faults.plan import Plan
 from logcluster.sim.invariants.catalogue import INVARIANTS
+from logcluster.sim.workload.group_books import ANOMALIES as GROUP_ANOMALIES
 
 EVERY = {**ABLATIONS, **DORMANT}
 CASES = [pytest.param(ablation, id=name) for name, ablation in EVERY.items()]
@@ -50,7 +51,7 @@ def test_description_is_whole(ablation: Ablation) -> None:
 
 @pytest.mark.parametrize("ablation", CASES)
 def test_what_is_expected_can_be_found(ablation: Ablation) -> None:
-    assert ablation.expected <= {*INVARIANTS, *checker.rules(), *LIVENESS}
+    assert ablation.expected <= {*INVARIANTS, *checker.rules(), *LIVENESS, *GROUP_ANOMALIES}
 
 
 @pytest.mark.parametrize("name", PROFILES)
