@@ -40,8 +40,11 @@ CONVERGENCE_TIMEOUT_MS: Final = 30_000
 LIVENESS_TIMEOUT_MS: Final = 20_000
 VIRTUAL_MS_MAX: Final = 300_000
 FINDINGS_MAX: Final = 20
-LOSSES: Final = frozenset({"lost-write", "unseen", "lost-on-node", "repeat-appended"})
-"""What mode "beyond" allows: data may be gone, and the memory of duplicates with it; what is served is never wrong."""
+LOSSES: Final = frozenset(
+    {"lost-write", "unseen", "lost-on-node", "repeat-appended", "commit-lost", "commit-went-back", "double-ownership"}
+)
+"""What mode "beyond" allows: data may be gone, and with it the memory of duplicates, of offsets and of who has which
+partition; what is served is never wrong."""
 TOLERATED: Final = frozenset({"stale-list-offsets"})
 """A leader that wakes from a pause may name the end it knew before it hears that another leads; so does Kafka's."""
 
