@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from logcluster.sim.scenarios import durability, elections, producers, quorum, readers, storage, truncation
+from logcluster.sim.scenarios import durability, elections, groups, producers, quorum, readers, storage, truncation
 from logcluster.sim.scenarios.scenario import OFF_SCRIPT, Scenario
 
 __all__ = ["OFF_SCRIPT", "SCENARIOS", "Scenario"]
 
-_KINDS: Final = (durability, elections, truncation, quorum, storage, producers, readers)
+_KINDS: Final = (durability, elections, truncation, quorum, storage, producers, readers, groups)
 
 SCENARIOS: Final[Mapping[str, Scenario]] = MappingProxyType(
     {scenario.name: scenario for kind in _KINDS for scenario in kind.SCENARIOS}
