@@ -31,14 +31,13 @@ from logcluster.client.group_plans import group_lags, plan_reset
 from logcluster.client.group_reset import ResetTopics, normalize_reset_point, wanted_topics
 from logcluster.client.lag import PartitionLag
 from logcluster.client.metadata import answer_from_wire
-from logcluster.client.retry import retry
+from logcluster.client.retry import Doubt, retry
 from logcluster.model.errors import (
     CoordinatorLoadInProgress,
     GroupIdNotFound,
     InvalidRequest,
     LogClusterError,
     NonEmptyGroup,
-    RequestTimedOut,
 )
 from logcluster.model.ids import TopicPartition
 from logcluster.wire.gen.logcluster.v1 import groups_pb2, metadata_pb2
@@ -206,23 +205,15 @@ class GroupAdmin:
         request = groups_pb2.CommitOffsetsRequest(
             group=group, member_epoch=_NO_MEMBER_EPOCH, offsets=commits, allow_out_of_range=allow_out_of_range
         )
-        has_unknown = False
-
-        def note(error: LogClusterError) -> None:
-            nonlocal has_unknown
-            has_unknown = has_unknown or not error.definite
-
+        doubt = Doubt()
+        hint = f"see `logcluster group describe {group}`"
         try:
-            response = await self._ask(group, "CommitOffsets", request, on_failure=note)
-        except NonEmptyGroup as error:
-            if not has_unknown:
+            response = await self._ask(group, "CommitOffsets", request, on_failure=doubt.note)
+        except LogClusterError as error:
+            told = doubt.about(error, f"the offsets of group {group!r} were set", hint=hint)
+            if told is error:
                 raise
-            # That would say "nothing was changed", of which an earlier attempt makes nobody sure.
-            raise RequestTimedOut(
-                f"no answer said whether the offsets of group {group!r} were set, and it has members now",
-                hint=f"see `logcluster group describe {group}`",
-                group=group,
-            ) from error
+            raise told from error
         _raise_first(response.results, "set")
 
     async def delete_offsets(self, group: str, partitions: Iterable[tuple[str, int]]) -> None:
@@ -243,7 +234,14 @@ class GroupAdmin:
             group=group,
             topics=[groups_pb2.TopicPartitions(topic=topic, partitions=numbers) for topic, numbers in by_topic.items()],
         )
-        response = await self._ask(group, "DeleteOffsets", request)
+        doubt = Doubt()
+        try:
+            response = await self._ask(group, "DeleteOffsets", request, on_failure=doubt.note)
+        except LogClusterError as error:
+            told = doubt.about(error, f"the offsets of group {group!r} were deleted")
+            if told is error:
+                raise
+            raise told from error
         _raise_first(response.results, "deleted")
 
     async def reset(

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from logcluster.model.errors import LogClusterError
+from logcluster.model.errors import LogClusterError, RequestTimedOut
 from logcluster.runtime.clock import Clock
 
 Result = TypeVar("Result")
@@ -27,6 +27,25 @@ class RetryPolicy:
         """Time to wait after failed attempt number `attempt`, counted from 1; jittered between half and full."""
         full = min(self.backoff_ms_max, self.backoff_ms << min(max(attempt, 1) - 1, 16))
         return max(1, full // 2 + generator.randrange(full - full // 2 + 1))
+
+
+class Doubt:
+    """Remembers whether some attempt of a call may have been carried out, although the last one was refused (P9)."""
+
+    def __init__(self) -> None:
+        self.is_there = False
+
+    def note(self, error: LogClusterError) -> None:
+        """An attempt failed; for `on_failure`."""
+        self.is_there = self.is_there or not error.definite
+
+    def about(self, error: LogClusterError, what: str, **hint: str) -> LogClusterError:
+        """What to tell the caller: the refusal, or, if it says too much, that nobody knows whether `what`."""
+        if not self.is_there or not error.definite:
+            return error
+        told = RequestTimedOut(f"no answer said whether {what}, and then: {error.message}", **hint)
+        told.__cause__ = error
+        return told
 
 
 async def retry(

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from logcluster.client.group.coordinator import CoordinatorCalls
 from logcluster.client.group.membership import AssignedPartition, Membership, to_assignment
+from logcluster.client.retry import Doubt
 from logcluster.model.errors import LogClusterError
 from logcluster.wire.gen.logcluster.v1 import groups_pb2 as pb
 from logcluster.wire.status import error_from_detail
@@ -72,11 +73,18 @@ class Commits:
             )
             if position.leader_epoch is not None:
                 offset.leader_epoch = position.leader_epoch
-        response: pb.CommitOffsetsResponse = await self._calls.call(
-            request.group, lambda stub: stub.CommitOffsets, request, timeout_ms=timeout_ms
-        )
+        doubt = Doubt()
+        try:
+            response: pb.CommitOffsetsResponse = await self._calls.call(
+                request.group, lambda stub: stub.CommitOffsets, request, timeout_ms=timeout_ms, on_failure=doubt.note
+            )
+        except LogClusterError as error:
+            told = doubt.about(error, "the offsets were committed")
+            if told is error:
+                raise
+            raise told from error
         return {
-            item: error_from_detail(result.error)
+            item: doubt.about(error_from_detail(result.error), "the offset was committed")
             for item, result in zip(order, response.results, strict=True)
             if result.HasField("error") and result.error.code
         }

@@ -322,7 +322,11 @@ class GroupConsumer(Consumer):
         return state in self._in_hand or (self._unfinished is not None and self._unfinished.first(state) is not None)
 
     async def lose(self, partitions: Collection[AssignedPartition]) -> None:
-        """Read these no more; nothing of them can be committed (see `member.Reader`)."""
+        """Read these no more; nothing of them can be committed (see `member.Reader`).
+
+        What was being taken on goes too: the membership does not own it yet, and never will.
+        """
+        partitions = sorted({*partitions, *self._states})
         for item in partitions:
             if item in self._states:
                 self._discard(self._states[item])
@@ -445,10 +449,10 @@ class GroupConsumer(Consumer):
                 )
             left_at_ms = self._left_at_ms
             if limit_ms is not None and left_at_ms is not None and self._clock.monotonic_ms() - left_at_ms >= limit_ms:
-                lost = self._membership.owned
+                # Nothing more is handed out before the coordinator gives the partitions to others.
+                await self.lose(sorted(self._membership.owned))
                 await self._member.leave()
                 self._membership.lose(is_forgotten=True)
-                await self.lose(lost)
                 self.fail(
                     RequestTimedOut(
                         f"the application did not come back for records within {limit_ms} ms, and has left the group",

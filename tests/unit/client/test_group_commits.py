@@ -44,8 +44,21 @@ class FakeCalls:
         self.sent: list[Any] = []
         self.options: list[tuple[str, int]] = []
         self.answers: list[Any] = []
+        self.failed_attempts: list[LogClusterError] = []
+        """Of the next call, before its answer."""
 
-    async def call(self, group: str, method: Callable[[Any], Any], request: Any, *, timeout_ms: int) -> Any:
+    async def call(
+        self,
+        group: str,
+        method: Callable[[Any], Any],
+        request: Any,
+        *,
+        timeout_ms: int,
+        on_failure: Callable[[LogClusterError], None] = lambda error: None,
+    ) -> Any:
+        for failure in self.failed_attempts:
+            on_failure(failure)
+        self.failed_attempts = []
         self.options.append((group, timeout_ms))
         self.sent.append(request)
         answer = self.answers.pop(0) if self.answers else None
@@ -90,6 +103,27 @@ async def test_a_commit_says_who_commits_what_in_order() -> None:
     assert request == expected
     assert not request.offsets[2].HasField("leader_epoch"), "unknown is not epoch 0"
     assert scene.calls.options == [("g", 1_234)]
+
+
+@pytest.mark.parametrize("earlier", [Disconnected("gone"), NotCoordinator("not here")])
+async def test_a_refusal_after_an_attempt_without_an_answer_is_no_proof(earlier: LogClusterError) -> None:
+    """The first attempt may have been carried out, and the member have been evicted before the second (P9)."""
+    for answer in (UnknownMemberId("gone", member_id="m"), _refused(PartitionNotAssigned("not yours"))):
+        scene = Scene()
+        scene.calls.failed_attempts, scene.calls.answers = [earlier], [answer]
+        try:
+            outcomes = await scene.commits.commit({FIRST: Position(1, None)})
+            error = outcomes[FIRST]
+        except LogClusterError as raised:
+            error = raised
+        assert error.definite == earlier.definite
+        assert isinstance(error, RequestTimedOut) != earlier.definite
+
+
+def _refused(error: LogClusterError) -> pb.CommitOffsetsResponse:
+    response = pb.CommitOffsetsResponse()
+    response.results.add(topic="t", partition=0, error=error_detail(error))
+    return response
 
 
 async def test_nothing_to_commit_is_not_sent_and_takes_no_number() -> None:

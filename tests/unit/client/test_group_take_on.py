@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 
 from logcluster.client.group.consumer import GroupConsumer
+from logcluster.client.group.membership import AssignedPartition
 from logcluster.model.errors import Disconnected, InvalidTopic, LogClusterError, UnknownTopicOrPartition
 
 
@@ -62,3 +63,17 @@ async def test_a_topic_that_nobody_knows_is_asked_about_further() -> None:
 async def test_a_refusal_that_stays_ends_the_consumer() -> None:
     with pytest.raises(InvalidTopic):
         await get_to_know(FakeMetadata(InvalidTopic("no such name")))
+
+
+async def test_a_lost_membership_takes_what_was_being_taken_on_with_it() -> None:
+    """It was cancelled inside of the application's hook, so that the membership does not own it yet."""
+    owned, taken_on = AssignedPartition("t", b"t" * 16, 0), AssignedPartition("t", b"t" * 16, 1)
+    dropped: list[AssignedPartition] = []
+    consumer = SimpleNamespace(
+        _states={owned: object(), taken_on: object()},
+        _discard=lambda state: None,
+        _names=lambda partitions: [],
+        _drop=dropped.extend,
+    )
+    await GroupConsumer.lose(cast("GroupConsumer", consumer), [owned])
+    assert dropped == [owned, taken_on]
