@@ -50,6 +50,7 @@ ABLATIONS: Final = (
         promise="P6",
         source="reliability rules 1.3; KAFKA-8104",
         expected=ZOMBIE,
+        dormant="requests of one connection keep their order, and a coordinator that was replaced appends nothing",
         patch=Patch(Edit(offsets._check_order, "0 < request.sequence < session.commit_sequence", "False")),
     ),
     Ablation(
