@@ -175,8 +175,9 @@ class Member:
                 await self._reader.give_up(given_up)
                 membership.gave_up(given_up)
             elif taken_on := membership.to_take_on:
-                await self._reader.take_on(taken_on)
+                # Before it is read: it may be called back meanwhile, and must not be free while reading begins.
                 membership.took_on(taken_on)
+                await self._reader.take_on(taken_on)
             else:
                 return
             self._wake.set()

@@ -54,7 +54,7 @@ class Membership:
     Attributes:
         member_epoch: 0 while it is no member.
         may_have: what the coordinator assigned last.
-        owned: what the consumer reads, or has not given up yet.
+        owned: what the consumer reads, is about to read, or has not given up yet.
     """
 
     def __init__(self, options: MemberOptions, new_id: Callable[[], str]) -> None:
@@ -176,7 +176,7 @@ class Membership:
         self.owned -= frozenset(partitions)
 
     def took_on(self, partitions: Iterable[AssignedPartition]) -> None:
-        """The consumer reads these from now on."""
+        """The consumer reads these from now on, or as soon as it knows where to begin."""
         self.owned |= frozenset(partitions)
 
 

@@ -292,8 +292,11 @@ class FakeReader:
         self.failures: list[LogClusterError] = []
         self.is_free = asyncio.Event()
         self.is_free.set()
+        self.has_places = asyncio.Event()
+        self.has_places.set()
 
     async def take_on(self, partitions: Collection[AssignedPartition]) -> None:
+        await self.has_places.wait()
         self.done.append(("take on", list(partitions)))
 
     async def give_up(self, partitions: Collection[AssignedPartition]) -> None:
@@ -347,6 +350,26 @@ def test_heartbeats_go_on_while_the_application_holds_on_to_a_partition() -> Non
         await process.clock.sleep_ms(1)
         assert process.reader.done == [("take on", [FIRST, SECOND]), ("give up", [FIRST])]
         assert process.heard[-1].owned == to_assignment([SECOND]), "and says so at once"
+
+    play(work)
+
+
+def test_what_is_being_taken_on_counts_as_owned_from_the_beginning() -> None:
+    """It may be called back meanwhile, and an `owned` without it would free it at the moment when reading begins."""
+
+    async def work(process: Process) -> None:
+        process.reader.has_places.clear()
+        process.coordinator.assigned = [FIRST, SECOND, OTHER]
+        await process.clock.sleep_ms(300)
+        process.coordinator.assigned = [FIRST, SECOND]
+        await process.clock.sleep_ms(300)
+        said = [request.owned for request in process.heard if request.HasField("owned")]
+        assert said[-1] == to_assignment([FIRST, SECOND, OTHER])
+        process.reader.has_places.set()
+        await process.clock.sleep_ms(300)
+        assert process.reader.done[1:] == [("take on", [OTHER]), ("give up", [OTHER])]
+        said = [request.owned for request in process.heard if request.HasField("owned")]
+        assert said[-1] == to_assignment([FIRST, SECOND])
 
     play(work)
 
