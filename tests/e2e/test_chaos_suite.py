@@ -1,0 +1,63 @@
+"""The share of the chaos suite that every test run takes: a real cluster under real faults, from the command line.
+
+All of it is in docs/chaos.md; a longer run is `python -m chaos matrix`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chaos.network import why_no_namespaces
+
+pytestmark = pytest.mark.timeout(240)
+NO_NAMESPACES = why_no_namespaces()
+
+
+def run(tmp_path: Path, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
+    """Run scenarios; returns the exit status, what it said of each, and what it said meanwhile."""
+    done = subprocess.run(
+        [sys.executable, "-m", "chaos", "run", *arguments, "--out", str(tmp_path), "--json"],
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, "PYTHONHASHSEED": "random"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+
+@pytest.mark.parametrize("scenario", ["leader-kill", "one-power-failure"])
+def test_leaders_are_killed_and_nothing_acknowledged_is_lost(tmp_path: Path, scenario: str) -> None:
+    status, outcomes, said = run(tmp_path, scenario, "--duration-s", "14", "--seed", "3")
+    assert status == 0, f"{outcomes}\n{said}"
+    (outcome,) = outcomes
+    assert outcome["anomalies"] == {} and outcome["status"] == 0
+    assert outcome["figures"]["acked_writes"] > 500 and outcome["figures"]["faults"] >= 2
+    page = Path(outcome["report"]).read_text(encoding="utf-8")
+    assert scenario in page and "PASSED" in page.upper()
+
+
+@pytest.mark.skipif(bool(NO_NAMESPACES), reason=f"network namespaces: {NO_NAMESPACES}")
+def test_hosts_are_cut_off_and_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
+    status, outcomes, said = run(tmp_path, "append.isolate-leader", "--target", "netns", "--seed", "3")
+    assert status == 0, f"{outcomes}\n{said}"
+    assert outcomes[0]["figures"]["faults"] >= 2
+
+
+def test_a_safeguard_that_is_off_is_found(tmp_path: Path) -> None:
+    status, outcomes, said = run(tmp_path, "ablation-fsync-before-ack", "--duration-s", "7", "--seed", "3")
+    assert status == 0, f"{outcomes}\n{said}"
+    assert outcomes[0]["anomalies"], "the run passed because it found the loss"
+
+
+def test_a_mistake_is_named(tmp_path: Path) -> None:
+    status, outcomes, said = run(tmp_path, "no-such-scenario")
+    assert status == 2 and outcomes == []
+    assert "no-such-scenario" in said and "Traceback" not in said
