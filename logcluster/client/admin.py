@@ -39,6 +39,9 @@ from logcluster.wire.gen.logcluster.v1 import admin_pb2, errors_pb2, metadata_pb
 from logcluster.wire.status import error_from_detail
 
 _ATTEMPT_MS = 10_000
+_READ_ATTEMPT_MS = 1_000
+"""A broker that stands still is not waited for when another one can say the same; doubled with each round."""
+_READS = (metadata_pb2.GetMetadataRequest, metadata_pb2.DescribeQuorumRequest)
 _POLL_MS = 20
 _TOPIC_SPREAD_MS = 300
 """How long a topic that one broker does not know is looked for: it may have been created a moment ago."""
@@ -414,7 +417,7 @@ class Admin:
                 method,
                 request,
                 timeout_ms=left_ms,
-                attempt_ms=_ATTEMPT_MS,
+                attempt_ms=_READ_ATTEMPT_MS if isinstance(request, _READS) else _ATTEMPT_MS,
                 on_failure=note,
                 is_worth_it=is_worth_it,
             )

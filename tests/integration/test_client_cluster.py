@@ -51,6 +51,19 @@ async def test_records_come_back_as_they_went_in(cluster: Cluster, transport: An
         assert mine == list(range(key, 2000, 7))
 
 
+async def test_a_broker_that_stands_still_does_not_hold_up_questions_that_others_can_answer(cluster: Cluster) -> None:
+    async with cluster.client() as client:
+        await client.admin.describe_cluster()
+        for broker_id in cluster.broker_ids:
+            await cluster.pause(broker_id)
+            try:
+                async with asyncio.timeout(6):
+                    assert len((await client.admin.describe_cluster()).brokers) == 3
+            finally:
+                await cluster.resume(broker_id)
+    await cluster.wait_ready()
+
+
 @pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
 async def test_compressed_records(cluster: Cluster, compression: str) -> None:
     topic = f"compressed-{compression}"
