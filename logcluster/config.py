@@ -1,18 +1,21 @@
-"""The configuration of a node: `node.toml` and `--set` overrides, parsed once into frozen sections.
+"""The configuration of a node: `node.toml`, environment and `--set` overrides, parsed once into frozen sections.
 
 Unknown keys and impossible values fail at start, naming key, value and limit. A component is given its own
-section, never the whole. Each key's unit is in its name, its range in the type, its reason beside it.
+section, never the whole. Each key's unit is in its name, its range in the type, its reason beside it. Later wins:
+file, then environment (`LOGCLUSTER_SECTION_KEY`), then `--set`.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, inspect
 
 from logcluster.model.errors import InvalidConfig
 from logcluster.model.ids import Endpoint
@@ -144,6 +147,18 @@ class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     format: Literal["json", "console"] = "json"
 
 
+class MetricsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `/metrics` shows (docs/metrics.md)."""
+
+    enabled: bool = True
+    """Measure requests, flushes, the event loop and the lag of groups; without, only what is read at a scrape."""
+    per_partition: Literal["auto", "always", "never"] = "auto"
+    per_partition_max: Annotated[int, Meta(ge=0)] = 100
+    """With "auto", a node that hosts more replicas shows none of them by itself: a scrape takes 0.1 ms for each."""
+    group_series_max: Annotated[int, Meta(ge=0)] = 500
+    """Groups times topics whose lag is shown; of more, those that lag most."""
+
+
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything a node is told."""
 
@@ -155,6 +170,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     broker: BrokerSection = BrokerSection()
     groups: GroupsSection = GroupsSection()
     log: LogSection = LogSection()
+    metrics: MetricsSection = MetricsSection()
 
     def voter_endpoints(self) -> dict[int, Endpoint]:
         """Lane endpoint of every voter by node id, in the order of the file.
@@ -184,11 +200,24 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return "controller" in self.node.roles
 
 
-def load(path: Path | None, overrides: Iterable[str] = ()) -> NodeConfig:
-    """Read a `node.toml` and apply `section.key=value` overrides on top.
+ENVIRONMENT_PREFIX: Final = "LOGCLUSTER_"
+HOSTNAME: Final = "hostname"
+"""As `node.id`: the number at the end of the host's name, which in a StatefulSet is the pod's ordinal."""
+BY_VOTERS: Final = "auto"
+"""As `node.roles`: a broker, and a controller too when `quorum.voters` names this node."""
+
+_SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT\w*)|PORT(_\d+_\w+)?)$")
+"""What Kubernetes adds to the environment for every Service; no setting's name ends so but the listeners' ports."""
+
+
+def load(
+    path: Path | None, overrides: Iterable[str] = (), *, environment: Mapping[str, str] | None = None
+) -> NodeConfig:
+    """Read a `node.toml` and apply the environment and `section.key=value` overrides on top.
 
     Args:
         path: the file; None starts from nothing.
+        environment: where `LOGCLUSTER_SECTION_KEY` variables are looked for; None: nowhere.
         overrides: each `section.key=value`, where the value is TOML (`7`, `true`, `["a"]`) or plain text.
 
     Raises:
@@ -203,14 +232,93 @@ def load(path: Path | None, overrides: Iterable[str] = ()) -> NodeConfig:
             raise InvalidConfig(f"cannot read {path}: {error.strerror}", hint="check --config") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InvalidConfig(f"{path} is not valid TOML: {error}") from error
+    variables = environment or {}
+    for name in sorted(variables):
+        _apply_variable(tree, name, variables[name])
     for override in overrides:
         _apply(tree, override)
+    _resolve(tree, variables)
     try:
         config = msgspec.convert(tree, NodeConfig)
     except msgspec.ValidationError as error:
         raise InvalidConfig(_readable(str(error)), hint="see docs/configuration.md for keys and ranges") from error
     _check(config)
     return config
+
+
+def environment_variables() -> dict[str, str]:
+    """The environment variable of every setting, by `section.key`."""
+    return {
+        f"{section}.{key}": f"{ENVIRONMENT_PREFIX}{section}_{key}".upper()
+        for section, keys in _settings().items()
+        for key in keys
+    }
+
+
+def _settings() -> dict[str, dict[str, inspect.Type]]:
+    root = inspect.type_info(NodeConfig)
+    assert isinstance(root, inspect.StructType)
+    return {
+        section.name: {key.name: key.type for key in section.type.fields}
+        for section in root.fields
+        if isinstance(section.type, inspect.StructType)
+    }
+
+
+def _apply_variable(tree: dict[str, Any], name: str, text: str) -> None:
+    """Take one environment variable, if it is about a setting; an empty one counts as absent."""
+    settings = _settings()
+    section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
+    if not name.startswith(ENVIRONMENT_PREFIX) or section not in settings or not key or not text:
+        return
+    if key not in settings[section]:
+        if _SERVICE_LINK.search(name):
+            return
+        raise InvalidConfig(
+            f"the environment variable {name} is about no setting: there is no {section}.{key}",
+            hint="see docs/configuration.md for the names, or unset it",
+        )
+    kind = settings[section][key]
+    value: Any = text
+    if isinstance(kind, inspect.VarTupleType) and not text.startswith("["):
+        value = [part.strip() for part in text.split(",")] if text != BY_VOTERS else text
+    elif not isinstance(kind, inspect.StrType | inspect.LiteralType):
+        value = _toml_value(text)
+    _part(tree, section, name)[key] = value
+
+
+def _resolve(tree: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Replace what stands for something else: `node.id = "hostname"` and `node.roles = "auto"`."""
+    node, quorum = tree.get("node"), tree.get("quorum")
+    if not isinstance(node, dict):
+        return
+    if node.get("id") == HOSTNAME:
+        host = environment.get("HOSTNAME") or os.uname().nodename
+        ordinal = re.search(r"-(\d+)$", host.partition(".")[0])
+        if ordinal is None:
+            raise InvalidConfig(
+                f'node.id = "hostname", but {host!r} does not end with a hyphen and a number',
+                hint="StatefulSets name their pods so; elsewhere set node.id to a number",
+            )
+        node["id"] = int(ordinal.group(1))
+    if node.get("roles") == BY_VOTERS:
+        voters = quorum.get("voters", ()) if isinstance(quorum, dict) else ()
+        is_voter = any(str(voter).partition("@")[0] == str(node.get("id")) for voter in voters)
+        node["roles"] = ["controller", "broker"] if is_voter else ["broker"]
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+
+
+def _part(tree: dict[str, Any], section: str, source: str) -> dict[str, Any]:
+    part = tree.setdefault(section, {})
+    if not isinstance(part, dict):
+        raise InvalidConfig(f"{source}: {section} is not a section")
+    return part
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -220,14 +328,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise InvalidConfig(
             f"--set {override!r} is not section.key=value", hint="for example --set listeners.grpc_port=7070"
         )
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    part = tree.setdefault(section, {})
-    if not isinstance(part, dict):
-        raise InvalidConfig(f"--set {override!r}: {section} is not a section")
-    part[name] = value
+    _part(tree, section, f"--set {override!r}")[name] = _toml_value(text)
 
 
 def _readable(message: str) -> str:

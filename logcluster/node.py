@@ -23,10 +23,12 @@ from logcluster.api.admin_service import AdminServicer
 from logcluster.api.controller_service import ControllerServicer
 from logcluster.api.data_service import DataServicer
 from logcluster.api.group_service import GroupServicer
-from logcluster.api.http_endpoint import HttpEndpoint, json_page
+from logcluster.api.http_endpoint import HttpEndpoint
 from logcluster.api.metadata_service import MetadataServicer
+from logcluster.api.node_health import HealthWatch
+from logcluster.api.node_observer import NodeObserver
 from logcluster.api.node_service import ControllerView, NodeServicer
-from logcluster.api.node_status import NodeFacts, NodeStatus
+from logcluster.api.node_status import NodeStatus
 from logcluster.api.raft_service import RaftService
 from logcluster.api.replica_directory import HostedReplicas
 from logcluster.api.replication_service import ReplicationServicer
@@ -49,8 +51,8 @@ from logcluster.core.raft.messages import Voter
 from logcluster.model.errors import Disconnected, InvalidConfig, LogClusterError, StorageFailure
 from logcluster.model.ids import Endpoint
 from logcluster.node_groups import NodeGroups
+from logcluster.node_metrics import NodeMetrics
 from logcluster.observability import logs
-from logcluster.observability.metrics import Metrics
 from logcluster.rpc.channels import ChannelPool
 from logcluster.rpc.grpc_carrier import GrpcServer, build_grpc_server
 from logcluster.rpc.interceptors import Boundary
@@ -117,7 +119,8 @@ class Node:
         self._fatal: BaseException | None = None
         self._ended = asyncio.Event()
         self._is_stopping_cleanly = False
-        self._is_shutting_down = False
+        self.is_shutting_down = False
+        self.is_started = False
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -142,6 +145,11 @@ class Node:
         if self._fatal is not None:
             raise self._fatal
 
+    @property
+    def fatal(self) -> BaseException | None:
+        """Why the node cannot go on; None while it can."""
+        return self._fatal
+
     def end(self, error: BaseException | None = None) -> None:
         """Make `wait_ended` return, or raise `error`; the first call decides."""
         if not self._ended.is_set():
@@ -153,7 +161,7 @@ class Node:
 
         Cancellation: what was handed over stays so; leaving the block stops the rest.
         """
-        self._is_shutting_down = True
+        self.is_shutting_down = True
         if self.config.is_broker:
             await self.lifecycle.shut_down(timeout_ms=SHUTDOWN_TIMEOUT_MS)
         await self._resign()
@@ -187,6 +195,7 @@ class Node:
             if self.groups is not None:
                 self.groups.start()
             await self._stack.enter_async_context(self.lifecycle)
+        self.is_started = True
         log.info("node_started", roles=list(self.config.node.roles), lane=str(self.lane_endpoint))
 
     def _fault(self, name: str, error: BaseException) -> None:
@@ -386,34 +395,39 @@ class Node:
 
     def _build_servers(self) -> None:
         config = self.config
+        self.observer = NodeObserver(self)
         self.status = NodeStatus(
-            node_id=config.node.id, cluster_id=config.cluster.id, clock=self._clock, facts=self._facts
+            node_id=config.node.id, cluster_id=config.cluster.id, clock=self._clock, facts=self.observer.facts
         )
-        self.metrics = Metrics()
-        self.metrics.add(self.status.samples)
-        self.metrics.add(self.hosted.samples)
+        self.metrics = NodeMetrics(config, clock=self._clock, disk=self._disk)
         self.lane_endpoint = Endpoint(config.listeners.host, config.listeners.lane_port)
         self.lane = LaneServer(
             clock=self._clock, boundary=Boundary(), name=f"lane-{config.node.id}", network=self._network
         )
         self.grpc: GrpcServer | None = None
         if not self._is_lane_only:
-            self.grpc = build_grpc_server(clock=self._clock, reflected_services=PUBLIC_SERVICES)
+            self.grpc = build_grpc_server(
+                clock=self._clock,
+                interceptors=self.metrics.grpc_interceptors(),
+                reflected_services=PUBLIC_SERVICES,
+            )
         self.http = HttpEndpoint(
             {
-                "/livez": lambda: json_page(200, {"node_id": config.node.id, "live": True}),
-                "/readyz": self._ready_page,
-                "/metrics": lambda: (200, "text/plain; version=0.0.4; charset=utf-8", self.metrics.render()),
+                **self.observer.pages(self.status.readiness),
+                "/metrics": self.metrics.page,
             }
         )
         self._add_servicers()
 
     def _add_servicers(self) -> None:
         config = self.config
+        produce = ProduceHandler(self.replicas, clock=self._clock, deep_check=config.broker.validate_records)
+        fetch = FetchHandler(self.replicas, clock=self._clock, disk=self._disk)
+        self.metrics.watch(self, {"Produce": produce.errors, "Fetch": fetch.errors})
         data = DataServicer(
             self.replicas,
-            produce=ProduceHandler(self.replicas, clock=self._clock, deep_check=config.broker.validate_records),
-            fetch=FetchHandler(self.replicas, clock=self._clock, disk=self._disk),
+            produce=produce,
+            fetch=fetch,
             producer_ids=ProducerIds(self.client),
             disk=self._disk,
         )
@@ -445,7 +459,7 @@ class Node:
             cluster_id=config.cluster.id,
             incarnation_id=self._incarnation_id,
             directory_id=self.logs.identity.directory_id,
-            controller=self._controller_view,
+            controller=self.controller_view,
         )
         controller_pb2_grpc.add_NodeServiceServicer_to_server(node, lane)
         replication_pb2_grpc.add_ReplicationServiceServicer_to_server(ReplicationServicer(self.replicas), lane)
@@ -460,6 +474,8 @@ class Node:
             servers.append(("http_port", listeners.http_port, self.http.start, self.http.stop))
             stop_grpc = partial(self.grpc.stop, DRAIN_GRACE_MS)
             servers.append(("grpc_port", listeners.grpc_port, self.grpc.start, stop_grpc))
+            self.observer.watch = self._watch_health(self.grpc)
+            await self._stack.enter_async_context(self.metrics)
         stop_lane = partial(self.lane.stop, DRAIN_GRACE_MS)
         servers.append(("lane_port", listeners.lane_port, self.lane.start, stop_lane))
         for key, port, start, stop in servers:
@@ -475,7 +491,8 @@ class Node:
 
     # -- what the node says of itself ----------------------------------------------------------------------------
 
-    def _controller_view(self) -> ControllerView:
+    def controller_view(self) -> ControllerView:
+        """Who is the active controller, and in which term, as this node knows."""
         if self.raft is None:
             return ControllerView(self.client.controller_id, 0)
         leader_id = self.raft.leader_id
@@ -484,45 +501,17 @@ class Node:
             leader_id = None
         return ControllerView(leader_id, self.raft.term)
 
-    def _facts(self) -> NodeFacts:
-        reasons = []
-        if self.controller is not None and self._controller_view().controller_id is None:
-            hindrance = self.raft.hindrance if self.raft is not None else None
-            reasons.append(f"the metadata quorum has no leader{f': {hindrance}' if hindrance else ''}")
-        if self.logs.failure is not None:
-            reasons.append(f"the log directory has failed: {self.logs.failure.message}")
-        if not self.config.is_broker:
-            pass
-        elif self.lifecycle.broker_epoch is None:
-            reasons.append("not registered with the active controller yet")
-        elif self.lifecycle.is_fenced:
-            reasons.append("fenced by the active controller")
-        if self._is_shutting_down:
-            reasons.append("shutting down")
-        partitions = list(self.replicas.partitions)
-        return NodeFacts(
-            state=self._state(),
-            reasons=tuple(reasons),
-            partition_count=len(partitions),
-            leader_count=sum(partition.leader is not None for partition in partitions),
-            controller_id=self._controller_view().controller_id,
-            metadata_offset=self.loader.image.offset,
+    def _watch_health(self, grpc_server: GrpcServer) -> HealthWatch:
+        watch = HealthWatch(
+            clock=self._clock,
+            observe=self.observer.observe,
+            set_serving=grpc_server.set_serving,
+            standstill_ms_min=self.config.broker.session_timeout_ms,
         )
-
-    def _state(self) -> str:
-        if self.logs.failure is not None:
-            return "failed"
-        if self._is_shutting_down:
-            return "shutting-down"
-        if not self.config.is_broker:
-            return "active"
-        if self.lifecycle.broker_epoch is None:
-            return "starting"
-        return "fenced" if self.lifecycle.is_fenced else "active"
-
-    def _ready_page(self) -> tuple[int, str, bytes]:
-        facts = self.status.readiness()
-        return json_page(200 if facts["ready"] else 503, facts)
+        watch.start()
+        grpc_server.refresh_health_by(watch.refresh)
+        self._stack.push_async_callback(watch.stop)
+        return watch
 
     def _describe_quorum(self) -> metadata_pb2.DescribeQuorumResponse | None:
         raft = self.raft

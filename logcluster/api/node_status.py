@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import metadata
 from typing import NamedTuple
 
-from logcluster.observability.metrics import Sample
 from logcluster.observability.process_stats import process_stats
 from logcluster.runtime.clock import Clock
 from logcluster.wire.gen.logcluster.v1 import metadata_pb2 as pb
@@ -73,16 +72,3 @@ class NodeStatus:
             "reasons": list(facts.reasons),
             "controller_id": facts.controller_id,
         }
-
-    def samples(self) -> Iterable[Sample]:
-        """Metrics of the node as a whole."""
-        facts = self._facts()
-        stats = process_stats()
-        yield Sample("logcluster_build_info", "Version of this node.", 1, (("version", VERSION),))
-        yield Sample("logcluster_node_ready", "1 when the node is ready.", float(not facts.reasons))
-        yield Sample("logcluster_partitions", "Partition replicas hosted.", facts.partition_count)
-        yield Sample("logcluster_partitions_led", "Partitions led.", facts.leader_count)
-        yield Sample("logcluster_metadata_offset", "Metadata applied up to here.", facts.metadata_offset)
-        yield Sample("logcluster_process_resident_bytes", "Resident memory.", stats.resident_size_bytes)
-        yield Sample("logcluster_process_cpu_seconds_total", "Processor time.", stats.cpu_time_ms / 1000)
-        yield Sample("logcluster_process_open_files", "Open file descriptors.", stats.open_file_count)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from logcluster.broker.partition import Partition
 from logcluster.broker.replica_manager import ReplicaManager
 from logcluster.model.ids import TopicIdPartition
-from logcluster.observability.metrics import Sample
 from logcluster.runtime.clock import Clock
 from logcluster.wire.gen.logcluster.v1 import admin_pb2 as pb
 
 
 class HostedReplicas:
-    """The replicas of this broker, for `DescribeReplicas`, `DeleteRecords` and metrics."""
+    """The replicas of this broker, for `DescribeReplicas` and `DeleteRecords`."""
 
     def __init__(self, manager: ReplicaManager, clock: Clock) -> None:
         self._manager = manager
@@ -44,22 +43,6 @@ class HostedReplicas:
             NotLeaderOrFollower, OffsetOutOfRange: it is not led here; the offset is beyond the high watermark.
         """
         return self._manager.delete_records(topic, partition, before_offset)
-
-    def samples(self) -> Iterable[Sample]:
-        """Metrics over all hosted replicas."""
-        partitions = list(self._manager.partitions)
-        led = [partition.leader for partition in partitions if partition.leader is not None]
-        yield Sample("logcluster_log_size_bytes", "Bytes in all logs.", sum(item.log.size_bytes for item in partitions))
-        yield Sample(
-            "logcluster_partitions_under_replicated",
-            "Led partitions with fewer in-sync replicas than replicas.",
-            sum(len(leader.in_sync_replicas) < len(leader.replicas) for leader in led),
-        )
-        yield Sample(
-            "logcluster_partitions_under_min_in_sync",
-            "Led partitions that cannot commit.",
-            sum(leader.is_under_min for leader in led),
-        )
 
     def _status(self, partition: Partition) -> pb.ReplicaStatus:
         log = partition.log

@@ -23,7 +23,7 @@ from logcluster.broker.broker_sessions import CommittedTail, SessionFeed
 from logcluster.broker.raft_ports import CommittedEntry, Leadership
 from logcluster.core.controller.controller import Controller, ControllerConfig
 from logcluster.core.controller.requests import FenceBroker, Heartbeat, RegisterBroker, Request, Response, Result
-from logcluster.core.metadata.image import EMPTY, BrokerRegistration, MetadataImage
+from logcluster.core.metadata.image import EMPTY, BrokerRegistration, MetadataDelta, MetadataImage
 from logcluster.core.metadata.records import MetadataRecord
 from logcluster.core.raft.messages import Snapshot
 from logcluster.model.errors import Disconnected, LogClusterError, NotController, Overloaded
@@ -139,6 +139,8 @@ class ControllerDriver:
         self._size_bytes_since_snapshot = 0
         self._scope = TaskScope("controller", on_fault=on_fault)
         self.on_reign: Callable[[bool], None] | None = None
+        self.on_change: Callable[[MetadataImage, MetadataDelta], None] | None = None
+        """On the active controller, told the image before each committed entry, and what the entry changed."""
 
     async def __aenter__(self) -> ControllerDriver:
         self._scope.spawn(self._tick(), name="tick")
@@ -152,6 +154,11 @@ class ControllerDriver:
     def is_active(self) -> bool:
         """Does this node answer controller requests now?"""
         return self._reign is not None
+
+    @property
+    def waiting_count(self) -> int:
+        """Requests that wait for their commit."""
+        return 0 if self._reign is None else self._reign.waiting_count
 
     @property
     def leader_id(self) -> int | None:
@@ -197,7 +204,10 @@ class ControllerDriver:
         reign = self._reign
         pending = reign.pending.pop(entry.index, None) if reign is not None else None
         records = pending.records if pending is not None else decode_batch(entry.payload)
-        self.committed, _ = self.committed.apply(records, offset=entry.index, term=entry.term)
+        before = self.committed
+        self.committed, delta = before.apply(records, offset=entry.index, term=entry.term)
+        if self.on_change is not None and reign is not None:
+            self.on_change(before, delta)
         self._tail.append(entry.index, entry.term, entry.payload)
         self._entries_since_snapshot += 1
         self._size_bytes_since_snapshot += len(entry.payload)

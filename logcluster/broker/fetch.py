@@ -8,6 +8,7 @@ Source: protocols.md (h), KIP-320 (epochs), KIP-207.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -32,6 +33,8 @@ class FetchHandler:
         self._partitions = partitions
         self._clock = clock
         self._disk = disk
+        self.errors: Counter[str] = Counter()
+        """Partitions that were refused, by the error's name."""
 
     async def fetch(self, request: pb.FetchRequest) -> pb.FetchResponse:
         """Read what is committed; wait up to `max_wait_ms` for `min_bytes`. Errors are per partition.
@@ -92,6 +95,7 @@ class FetchHandler:
                     topic=item.topic, partition=item.partition, preferred_read_replica=NO_REPLICA
                 )
                 set_error(answer, error)
+                self.errors[type(error).__name__] += 1
                 if isinstance(error, OffsetOutOfRange):
                     self._add_range(answer)
                 is_complete = True

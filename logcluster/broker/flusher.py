@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from logcluster.broker.partition import Partition
 from logcluster.model.errors import LogClusterError, StorageFailure
+from logcluster.runtime.clock import perf_counter_ns
 from logcluster.runtime.disk import DiskExecutor
 from logcluster.runtime.failpoints import failpoint
 from logcluster.runtime.scope import TaskScope
@@ -34,6 +35,8 @@ class Flusher:
     ) -> None:
         self._disk = disk
         self._on_failure = on_failure
+        self.on_flush: Callable[[float], None] | None = None
+        """Told the seconds that each group took, waiting for a thread included."""
         self._workers_max = workers_max
         self._dirty: dict[Partition, None] = {}
         self._lazy: dict[Partition, None] = {}
@@ -136,7 +139,10 @@ class Flusher:
         self._busy_count += 1
         try:
             failpoint("replication.flusher.before_sync")
+            began_ns = perf_counter_ns()
             await self._disk.run(run)
+            if self.on_flush is not None:
+                self.on_flush((perf_counter_ns() - began_ns) / 1e9)
         finally:
             self._busy_count -= 1
             if not self._busy_count and self._drained is not None and not self._drained.done():

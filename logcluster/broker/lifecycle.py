@@ -40,6 +40,8 @@ logger = logging.getLogger("logcluster.lifecycle")
 RECONNECT_PAUSE_MS: Final = 20
 REGISTER_PAUSE_MS: Final = 100
 DUPLICATE_PATIENCE_MS: Final = 6_000
+UNANSWERED_MAX: Final = 1_000
+"""Heartbeats whose time of sending is remembered until the controller answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +103,8 @@ class BrokerLifecycle:
         self._active = asyncio.Event()
         self._heartbeat_now = asyncio.Event()
         self._sequence = 0
+        self._sent_ms: dict[int, int] = {}
+        self._confirmed_ms: int | None = None
         self._scope = TaskScope("lifecycle", on_fault=lambda _, error: on_fatal(error))
 
     async def __aenter__(self) -> BrokerLifecycle:
@@ -139,6 +143,14 @@ class BrokerLifecycle:
         failpoint("broker.shutdown.after_granted")
         return True
 
+    @property
+    def silence_ms(self) -> int | None:
+        """Time since the newest heartbeat that was answered was sent; None when none of this registration was.
+
+        The controller cannot have fenced this broker for its silence while this is below the session timeout.
+        """
+        return None if self._confirmed_ms is None else self._clock.monotonic_ms() - self._confirmed_ms
+
     def report_log_directory_failure(self) -> None:
         """Tell the controller that this broker can hold nothing any more."""
         self._is_log_directory_failed = True
@@ -162,6 +174,7 @@ class BrokerLifecycle:
                 self._previous_broker_epoch = self.broker_epoch or self._previous_broker_epoch
                 self.broker_epoch = None
                 self._client.broker_epoch = None
+                self._confirmed_ms = None
                 self._set_fenced(True)
             except LogClusterError as error:
                 logger.info("the session ended: %s", error)
@@ -220,6 +233,7 @@ class BrokerLifecycle:
         channel = await self._client.find()
         if channel is None:
             raise Disconnected("there is no active controller")
+        self._sent_ms.clear()
         stub: controller_pb2_grpc.ControllerServiceAsyncStub = controller_pb2_grpc.ControllerServiceStub(channel)
         call = stub.BrokerSession(self._heartbeats())
         try:
@@ -242,6 +256,7 @@ class BrokerLifecycle:
 
     def _take(self, message: controller_pb2.BrokerSessionResponse) -> None:
         self.is_connected = True
+        self._note_answered(message.sequence)
         before = self._loader.image.offset
         failpoint("broker.metadata.before_apply")
         try:
@@ -257,6 +272,14 @@ class BrokerLifecycle:
             self._may_shut_down.set()
         if self._loader.image.offset != before and self._is_position_awaited():
             self._heartbeat_now.set()
+
+    def _note_answered(self, sequence: int) -> None:
+        """The controller had heard this heartbeat, and all before it, when it spoke."""
+        sent_ms = self._sent_ms.get(sequence)
+        if sent_ms is None:
+            return
+        self._confirmed_ms = sent_ms
+        self._sent_ms = {number: sent for number, sent in self._sent_ms.items() if number > sequence}
 
     def _is_position_awaited(self) -> bool:
         """Does somebody wait for this broker's progress? It, to be unfenced, or another, to be let go."""
@@ -279,6 +302,8 @@ class BrokerLifecycle:
         while self.broker_epoch is not None:
             self._heartbeat_now.clear()
             self._sequence += 1
+            if len(self._sent_ms) < UNANSWERED_MAX:
+                self._sent_ms[self._sequence] = self._clock.monotonic_ms()
             image = self._loader.image
             yield controller_pb2.BrokerSessionRequest(
                 broker_id=self._identity.broker_id,

@@ -91,6 +91,8 @@ class Partition:
 
     __slots__ = (
         "_host",
+        "appended_record_count",
+        "appended_size_bytes",
         "config",
         "follower",
         "high_watermark",
@@ -102,6 +104,8 @@ class Partition:
         "log",
         "producers",
         "readers",
+        "replicated_record_count",
+        "replicated_size_bytes",
         "slots",
         "stamps_append_time",
         "topic",
@@ -124,6 +128,8 @@ class Partition:
         self.slots: dict[int, FeedSlot] = {}
         """Subscriptions by follower id."""
         self.is_dirty = False
+        self.appended_record_count = self.appended_size_bytes = 0
+        self.replicated_record_count = self.replicated_size_bytes = 0
         self._host = host
         self.set_config(config)
         log.on_roll = self._on_roll
@@ -317,6 +323,8 @@ class Partition:
             raise NotLeaderOrFollower("the replica's log is damaged", topic=self.topic, partition=self.index) from error
         failpoint("produce.after_append")
         next_offset = log.log_end_offset
+        self.appended_record_count += next_offset - base_offset
+        self.appended_size_bytes += len(data)
         now_ms = clock.monotonic_ms()
         if producer_id >= 0:
             self.producers.record(
@@ -446,6 +454,8 @@ class Partition:
             log.high_watermark = self.high_watermark
         else:
             log.append(data, headers, allow_gap=True)
+        self.replicated_record_count += sum(header.record_count for header in headers)
+        self.replicated_size_bytes += len(data)
         self._record_producers(headers)
         if not self.is_dirty:
             self._mark_dirty()

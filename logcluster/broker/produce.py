@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
@@ -98,11 +99,14 @@ def find_partition(partitions: PartitionFinder, item: NamesPartition) -> Partiti
 class _Waiting:
     """One request whose partitions are committed one by one; answers when the last one is settled."""
 
-    __slots__ = ("_answer", "_response", "count")
+    __slots__ = ("_answer", "_errors", "_response", "count")
 
-    def __init__(self, response: pb.ProduceResponse, answer: Callable[[pb.ProduceResponse], None]) -> None:
+    def __init__(
+        self, response: pb.ProduceResponse, answer: Callable[[pb.ProduceResponse], None], errors: Counter[str]
+    ) -> None:
         self._response = response
         self._answer = answer
+        self._errors = errors
         self.count = 1
         """Partitions that are not settled, and one for the request while it is being appended."""
 
@@ -110,6 +114,7 @@ class _Waiting:
         """One partition is committed, or its outcome is unknown."""
         if error is not None:
             set_error(ack, error)
+            self._errors[type(error).__name__] += 1
         self.release()
 
     def release(self) -> None:
@@ -130,6 +135,8 @@ class ProduceHandler:
         self._partitions = partitions
         self._clock = clock
         self._deep_check = deep_check
+        self.errors: Counter[str] = Counter()
+        """Partitions that were refused, by the error's name."""
 
     async def produce(self, request: pb.ProduceRequest) -> pb.ProduceResponse:
         """Append and wait; one answer per partition, in the order of the request.
@@ -159,13 +166,14 @@ class ProduceHandler:
         acks_all = acks in _ACKS_ALL
         response = pb.ProduceResponse()
         deadline_ms = -1
-        waiting = _Waiting(response, answer)
+        waiting = _Waiting(response, answer, self.errors)
         for item in request.partitions:
             topic, index = item.topic, item.partition
             try:
                 partition, appended = self._append(item, acks_all=acks_all)
             except LogClusterError as error:
                 set_error(response.partitions.add(topic=topic, partition=index), error)
+                self.errors[type(error).__name__] += 1
                 continue
             ack = response.partitions.add(
                 topic=topic,

@@ -182,6 +182,11 @@ class RaftDriver:
         return self._node.leader_id if self._node is not None else None
 
     @property
+    def role_name(self) -> str:
+        """Name of the role's class in `core.raft.roles`; empty before the start."""
+        return self._node.role_name if self._node is not None else ""
+
+    @property
     def term(self) -> int:
         return self._node.term if self._node is not None else 0
 

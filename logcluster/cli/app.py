@@ -6,13 +6,14 @@ would cost more than everything else together.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from logcluster.cli import admin, bench, brokers, dev, group, sim, stream
+from logcluster.cli import admin, bench, brokers, dev, generate, group, sim, stream
 from logcluster.cli.command import (
     BootstrapOption,
     OutputOption,
@@ -42,6 +43,7 @@ app.add_typer(brokers.brokers, name="broker")
 app.add_typer(brokers.clusters, name="cluster")
 app.add_typer(bench.app, name="bench")
 app.add_typer(sim.app, name="sim")
+app.add_typer(generate.app, name="generate")
 
 
 def _print_version(value: bool) -> None:
@@ -68,7 +70,9 @@ def _root(
 @command(app, "serve", example="logcluster serve --config node.toml --set log.level=debug")
 def serve(
     settings: Settings,
-    config: Annotated[Path | None, typer.Option("--config", help="The node's node.toml.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", envvar="LOGCLUSTER_CONFIG", help="The node's node.toml.")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Overrides a key; may be repeated.")
     ] = None,
@@ -76,14 +80,14 @@ def serve(
         bool, typer.Option("--exit-with-parent", help="Stop when the process that started this one ends (Linux).")
     ] = False,
 ) -> None:
-    """Run one node until SIGTERM or Ctrl-C."""
+    """Run one node until SIGTERM or Ctrl-C. Settings: file, then LOGCLUSTER_SECTION_KEY variables, then --set."""
     require_server_extra("logcluster serve")
     from logcluster.config import load
     from logcluster.node import run
 
     if exit_with_parent:
         _stop_with_parent()
-    exit_code = run(load(config, overrides or []))
+    exit_code = run(load(config, overrides or [], environment=os.environ))
     if exit_code:
         raise typer.Exit(exit_code)
 

@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from logcluster.cli import drain
 from logcluster.cli.command import CommandFailed, ExitCode, Settings, command, new_group
 from logcluster.cli.connection import open_client, partition_row
-from logcluster.cli.output import done, print_facts, print_json, print_rows
+from logcluster.cli.output import print_facts, print_json, print_rows
 
 if TYPE_CHECKING:
     from logcluster.client.client import Client
     from logcluster.client.metadata_cache import BrokerFacts
 
 brokers = new_group("Brokers: list, describe, drain.")
+drain.register(brokers)
 partitions = new_group("Partitions: list, elect leaders.")
 clusters = new_group("The cluster as a whole: info, health, wait.")
 
@@ -97,39 +99,6 @@ async def broker_describe(settings: Settings, broker_id: BrokerArgument) -> None
     print_facts(settings, summary)
     typer.echo()
     print_rows(settings, rows)
-
-
-@command(
-    brokers,
-    "drain",
-    example="logcluster broker drain 1 --wait && logcluster dev start 1\nlogcluster broker drain 1 --undo",
-)
-async def broker_drain(
-    settings: Settings,
-    broker_id: BrokerArgument,
-    undo: Annotated[bool, typer.Option("--undo", help="Let it lead again.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Until it leads nothing; bounded by --timeout.")] = False,
-) -> None:
-    """Move all leaderships away from a broker and keep new ones off it, for example before a restart."""
-    from logcluster.model.errors import RequestTimedOut
-    from logcluster.runtime.clock import SystemClock
-
-    clock = SystemClock()
-    async with open_client(settings) as client:
-        await _broker(client, broker_id)
-        deadline_ms = clock.monotonic_ms() + settings.timeout_ms
-        left = await client.admin.drain_broker(broker_id, drain=not undo)
-        while wait and left and not undo:
-            if clock.monotonic_ms() > deadline_ms:
-                raise RequestTimedOut(f"broker {broker_id} still leads {left} partitions")
-            await clock.sleep_ms(POLL_MS)
-            left = await client.admin.drain_broker(broker_id)
-    text = (
-        f"broker {broker_id} may lead again"
-        if undo
-        else f"broker {broker_id} drains; partitions it still leads: {left}"
-    )
-    done(settings, {"broker_id": broker_id, "draining": not undo, "leaders_remaining": left}, text)
 
 
 @command(partitions, "ls", example="logcluster partition ls orders\nlogcluster partition ls --unhealthy")

@@ -1,1 +1,1 @@
-"""What a node says about itself: structured logs and metrics. The only package that touches their libraries."""
+"""What a node says about itself in its logs, and what the system says of its process; metrics are in `metrics`."""

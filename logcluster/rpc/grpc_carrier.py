@@ -7,7 +7,7 @@ that a second process on the same port fails instead of taking half of the calls
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import grpc
@@ -51,6 +51,22 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     # Each channel its own connection: a closed channel's state must not speak for a new one.
     ("grpc.use_local_subchannel_pool", 1),
 )
+
+
+class _CurrentHealth:
+    """The standard health servicer, brought up to date before each answer: other ports say what is so now, too."""
+
+    def __init__(self, servicer: Any) -> None:
+        self.refresh: Callable[[], Awaitable[None]] | None = None
+        self._servicer = servicer
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if self.refresh is not None:
+            await self.refresh()
+        return await self._servicer.Check(request, context)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._servicer, name)
 
 
 class GrpcServer:
@@ -104,6 +120,11 @@ class GrpcServer:
             )
             await self._health.set(service, status)
 
+    def refresh_health_by(self, refresh: Callable[[], Awaitable[None]]) -> None:
+        """Have `refresh` called before the standard health service answers; it calls `set_serving`."""
+        if self._health is not None:
+            self._health.refresh = refresh
+
     async def stop(self, grace_ms: int) -> None:
         """Say NOT_SERVING, refuse new calls, wait up to `grace_ms` for the open ones, cancel the rest. Idempotent."""
         if self._health is not None:
@@ -145,7 +166,7 @@ def build_grpc_server(
     if with_health:
         from grpc_health.v1 import _async as health_async, health_pb2, health_pb2_grpc
 
-        health = health_async.HealthServicer()
+        health = _CurrentHealth(health_async.HealthServicer())
         health_pb2_grpc.add_HealthServicer_to_server(health, server)  # type: ignore[no-untyped-call]  # no stubs
         names.append(health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
     if reflected_services:

@@ -44,6 +44,26 @@ class Interceptor(Protocol):
         ...
 
 
+class CallMeasure(Protocol):
+    """Measures the calls of one method; see `metrics.requests`.
+
+    Attributes:
+        request_size_bytes, response_size_bytes: sums over unary messages.
+    """
+
+    request_size_bytes: int
+    response_size_bytes: int
+
+    def ended(self, code: int, seconds: float) -> None:
+        """A call ended with this status so long after it began."""
+
+
+class CallMeasures(Protocol):
+    """Gives each method its measure, when the method is bound."""
+
+    def measure_of(self, path: str, *, is_stream: bool) -> CallMeasure: ...
+
+
 def behaviour_of(handler: Handler) -> Behaviour:
     """Return the one of the four behaviours that the handler's flags name."""
     if handler.response_streaming:

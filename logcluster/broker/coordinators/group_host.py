@@ -89,6 +89,8 @@ class LocalGroupHost:
         self._clock = clock
         self._sweep_interval_ms = sweep_interval_ms
         self._watchers = Watchers()
+        self.committed_count = 0
+        """Offsets of partitions that were committed."""
         runtime.listener = self
 
     # -- where groups are -----------------------------------------------------------------------------------------
@@ -206,7 +208,9 @@ class LocalGroupHost:
         def handle(group: Group, now_ms: int, wall_ms: int) -> Result[GroupStateRecord, CommitResult]:
             return self._coordinator.commit(group, request, now_ms, wall_ms)
 
-        return cast(CommitResult, await self._runtime.submit(request.group, handle, timeout_ms=timeout_ms))
+        result = cast(CommitResult, await self._runtime.submit(request.group, handle, timeout_ms=timeout_ms))
+        self.committed_count += sum(error is None for error in result.errors)
+        return result
 
     async def _with_ends(self, request: CommitOffsets) -> CommitOffsets:
         """The request with the ends of those logs that may not reach as far as the committed offset."""

@@ -98,6 +98,7 @@ class CoordinatorRuntime:
         self.settings = settings or RuntimeSettings()
         self.rewrite_size_bytes_min = self.settings.rewrite_size_bytes_min
         self.listener: Listener | None = None
+        self.on_shard_state: Callable[[Shard], None] | None = None
         self._replicas = replicas
         self._broker_id = broker_id
         self._image: MetadataImage = EMPTY
@@ -172,6 +173,7 @@ class CoordinatorRuntime:
                 await self.clock.sleep_ms(HOSTING_PAUSE_MS)
                 continue
             shard = Shard(partition, self, writes=self._writes, scope=self._scope)
+            shard.on_state = self.on_shard_state
             self._shards[key] = shard
             try:
                 await shard.follow(lambda: self._hosted(key) is partition)  # noqa: B023 - not kept

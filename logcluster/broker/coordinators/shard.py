@@ -91,6 +91,7 @@ class Shard:
         self._deadlines: list[tuple[int, str]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._rewriter = Rewriter(self, host)
+        self.on_state: Callable[[Shard], None] | None = None
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -145,14 +146,19 @@ class Shard:
         self._end_leadership("the shard has another leader now")
         if leader is not None:
             self.epoch = epoch
-            self.state = "loading"
             self._load_target = leader.epoch_start_offset
+            self._enter("loading")
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        if self.on_state is not None:
+            self.on_state(self)
 
     def _end_leadership(self, why: str) -> None:
         if self.epoch is None:
             return
         self.epoch = None
-        self.state = "standby"
+        self._enter("standby")
         error = NotCoordinator(why)
         waiting = [*self._waiting, *self._ready, *(item for items in self._reading.values() for item in items)]
         self._waiting.clear()
@@ -190,7 +196,7 @@ class Shard:
             self._hold(key, held)
             held.entity.on_loaded(now_ms)
             self._note_deadline(key, held)
-        self.state = "active"
+        self._enter("active")
         self._ready.extend(self._waiting)
         self._waiting.clear()
         self._want_turn()

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import grpc
 from google.protobuf.message import DecodeError, EncodeError
 
-from logcluster.rpc.interceptors import DirectBehaviour
+from logcluster.rpc.interceptors import CallMeasure, CallMeasures, DirectBehaviour
 from logcluster.rpc.lane import frames
 from logcluster.rpc.lane.streams import NUMBER_BY_STATUS, STATUS_BY_NUMBER, MessageStream, MessageTooBig
+from logcluster.runtime.clock import perf_counter
 
 if TYPE_CHECKING:
     from logcluster.rpc.lane.server import ServerConnection
@@ -37,7 +38,8 @@ class Metadatum(NamedTuple):
 class BoundMethod:
     """A registered method as the server calls it."""
 
-    __slots__ = ("behaviour", "deserialize", "direct", "path", "request_streaming", "response_streaming", "serialize")
+    __slots__ = ("behaviour", "deserialize", "direct", "measure", "path", "request_streaming", "response_streaming",
+                 "serialize")  # fmt: skip
 
     def __init__(
         self, path: str, handler: Any, behaviour_of: Callable[[Any], Any], direct: DirectBehaviour | None = None
@@ -50,13 +52,19 @@ class BoundMethod:
         self.response_streaming = bool(handler.response_streaming)
         self.deserialize: Callable[[Any], Any] = handler.request_deserializer or bytes
         self.serialize: Callable[[Any], bytes] = handler.response_serializer or bytes
+        self.measure: CallMeasure | None = None
+
+    def measure_with(self, measures: CallMeasures) -> None:
+        """Measure every call from now on."""
+        is_stream = self.request_streaming or self.response_streaming
+        self.measure = measures.measure_of(self.path, is_stream=is_stream)
 
 
 class ServerCall(MessageStream):
     """State of one call, and the `context` of its handler."""
 
     __slots__ = ("_callbacks", "_code", "_connection", "_details", "_has_ended", "_headers_sent", "_is_cancelled",
-                 "_method", "_task", "_trailing", "is_active", "metadata_block")  # fmt: skip
+                 "_measure", "_method", "_started", "_task", "_trailing", "is_active", "metadata_block")  # fmt: skip
 
     def __init__(self, connection: ServerConnection, call_id: int, method: BoundMethod) -> None:
         super().__init__()
@@ -75,6 +83,8 @@ class ServerCall(MessageStream):
         self._has_ended = False
         self._headers_sent = False
         self._is_cancelled = False
+        self._measure = method.measure
+        self._started = 0.0 if method.measure is None else perf_counter()
 
     # The life of the call.
 
@@ -83,6 +93,8 @@ class ServerCall(MessageStream):
         method = self._method
         request: Any = None
         if not method.request_streaming:
+            if self._measure is not None:
+                self._measure.request_size_bytes += len(message)
             try:
                 request = method.deserialize(message)
             except CODEC_ERRORS as error:
@@ -171,6 +183,9 @@ class ServerCall(MessageStream):
             self._finish(StatusCode.RESOURCE_EXHAUSTED, f"the answer is too large: {error_text}")
         elif self._code is None and not self._trailing and not self._details:
             self.is_active = False
+            if self._measure is not None:
+                self._measure.response_size_bytes += len(payload)
+                self._measure.ended(0, perf_counter() - self._started)
             self._connection.send(frames.ANSWER, self.call_id, payload)
         else:
             if self._status_code() is StatusCode.OK:
@@ -181,6 +196,7 @@ class ServerCall(MessageStream):
         if not self.is_active:
             return
         self.is_active = False
+        self._measured(NUMBER_BY_STATUS[code])
         block = frames.encode_metadata(self._trailing)
         if len(block) > self._connection.options.metadata_size_bytes_max:
             block = b""
@@ -189,6 +205,10 @@ class ServerCall(MessageStream):
             self._connection.send(frames.STATUS, self.call_id, payload)
         if self._send_waiters:
             self.wake_senders()
+
+    def _measured(self, code: int) -> None:
+        if self._measure is not None:
+            self._measure.ended(code, perf_counter() - self._started)
 
     def _status_code(self) -> grpc.StatusCode:
         code = self._code
@@ -203,6 +223,8 @@ class ServerCall(MessageStream):
 
     def cancelled_by_peer(self) -> None:
         """The caller gave up; it wants no answer."""
+        if self.is_active:
+            self._measured(NUMBER_BY_STATUS[StatusCode.CANCELLED])
         self._is_cancelled = True
         self.is_active = False
         self._cancel_handler()

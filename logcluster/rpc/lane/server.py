@@ -17,7 +17,14 @@ from typing import Any, Final
 import grpc
 
 from logcluster.model import errors
-from logcluster.rpc.interceptors import Boundary, Interceptor, behaviour_of, direct_behaviour_of, intercept_all
+from logcluster.rpc.interceptors import (
+    Boundary,
+    CallMeasures,
+    Interceptor,
+    behaviour_of,
+    direct_behaviour_of,
+    intercept_all,
+)
 from logcluster.rpc.lane import frames
 from logcluster.rpc.lane.connection import LaneConnection
 from logcluster.rpc.lane.context import BoundMethod, ServerCall
@@ -165,6 +172,8 @@ class LaneServer:
         self.connections_total = 0
         self.overloaded_status = _error_status(errors.Overloaded(calls_max=options.calls_max))
         self.stopping_status = _error_status(errors.ShuttingDown())
+        self.measures: CallMeasures | None = None
+        """To be set before the first call: methods are bound to their measures once."""
         self._clock = clock
         self._interceptors = (self.boundary, *interceptors)
         self._ssl = ssl
@@ -254,6 +263,8 @@ class LaneServer:
             # Only the boundary knows how to surround a call without a task.
             direct = direct_behaviour_of(handler) if len(self._interceptors) == 1 else None
             bound = BoundMethod(path, intercept_all(self._interceptors, path, handler), behaviour_of, direct)
+            if self.measures is not None:
+                bound.measure_with(self.measures)
             self._bound[path] = bound
         return bound
 

@@ -84,7 +84,7 @@ def term_and_leader(machine: SimulatedNode) -> tuple[int, int | None]:
 
 def reasons(machine: SimulatedNode) -> list[str]:
     assert machine.node is not None
-    return list(machine.node._facts().reasons)
+    return list(machine.node.observer.facts().reasons)
 
 
 async def two_disks_lost(world: World) -> None:
