@@ -64,8 +64,9 @@ def _each(strike: Strike, undo: Callable[[int], Awaitable[None]]) -> None:
 
 
 async def _restart(target: Target, broker_id: int) -> None:
+    """Start it without waiting until it is ready: with the others down it cannot be, and they are started next."""
     if not target.is_running(broker_id):
-        await target.start_broker(broker_id)
+        await target.start_broker(broker_id, wait=False)
 
 
 async def _kill(strike: Strike) -> str:
@@ -214,7 +215,7 @@ async def _revive(target: Target, broker_id: int) -> None:
     """A broker whose log directory has stopped needs a new process; whether it died by itself or not."""
     if target.is_running(broker_id):
         await target.kill(broker_id)
-    await target.start_broker(broker_id)
+    await target.start_broker(broker_id, wait=False)
 
 
 async def _clock_jump(strike: Strike) -> str:

@@ -152,3 +152,13 @@ def test_roles_are_bound_from_what_the_cluster_says(role: str, allowed: list[lis
         role in ("all", "clients")
         or ROLES[role](ClusterState(broker_ids=[0, 1, 2], running=[]), random.Random(1)) == []
     )
+
+
+async def test_brokers_that_fell_together_are_started_without_waiting_for_one_another() -> None:
+    """One alone is not ready before a majority is there."""
+    target = FakeTarget()
+    made = await strike("kill", [0, 1, 2], target)
+    for undo in made.undo:
+        await undo()
+    started = [(arguments[0], options) for name, arguments, options in target.calls if name == "start_broker"]
+    assert started == [(broker_id, {"wait": False}) for broker_id in (0, 1, 2)]
