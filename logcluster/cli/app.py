@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from logcluster.cli import admin, bench, brokers, dev, generate, group, sim, stream
+from logcluster.cli import admin, bench, brokers, debug, dev, doctor, generate, group, sim, stream, top
 from logcluster.cli.command import (
     BootstrapOption,
     OutputOption,
@@ -36,6 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(dev.app, name="dev")
 stream.register(app)
+top.register(app)
 app.add_typer(admin.topics, name="topic")
 app.add_typer(group.groups, name="group")
 app.add_typer(brokers.partitions, name="partition")
@@ -44,6 +45,8 @@ app.add_typer(brokers.clusters, name="cluster")
 app.add_typer(bench.app, name="bench")
 app.add_typer(sim.app, name="sim")
 app.add_typer(generate.app, name="generate")
+doctor.register(app)
+app.add_typer(debug.app, name="debug")
 
 
 def _print_version(value: bool) -> None:
