@@ -31,6 +31,8 @@ Seed = Annotated[int, typer.Option("--seed", help="Decides times, victims and wh
 Out = Annotated[Path, typer.Option("--out", help="Where the files of the runs go.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per run instead of text.")]
 RESULTS = Path("chaos-results")
+REASON_LENGTH_MAX = 300
+"""On a terminal; the report has all of it, with the end of a broker's log."""
 
 
 def _say(line: str) -> None:
@@ -80,7 +82,7 @@ def _print(outcome: Outcome, *, as_json: bool) -> None:
     figures = "  ".join(f"{name}={value}" for name, value in outcome.figures.items())
     print(f"{outcome.scenario}: {verdict}  {figures}", flush=True)
     for reason in outcome.reasons:
-        print(f"    {reason}", flush=True)
+        print(f"    {reason[:REASON_LENGTH_MAX]}", flush=True)
     if page is not None:
         print(f"    {page}", flush=True)
 

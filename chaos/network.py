@@ -11,6 +11,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,7 @@ class NamespaceNetwork:
         self._hosts[OBSERVER] = OBSERVER_ADDRESS
         self._outside: int | None = None
         self._cuts: set[tuple[int | str, int | str]] = set()
+        self._refused: Counter[tuple[int | str, int | str]] = Counter()
 
     def namespace(self, host: int | str) -> str:
         """The name of a host's namespace."""
@@ -152,7 +154,11 @@ class NamespaceNetwork:
 
     def refuse(self, source: int | str, destination: int | str, *, is_on: bool) -> None:
         """Answer what the source sends with resets, as long as it is on."""
-        self._change("add" if is_on else "delete", "refused", source, destination)
+        link = (source, destination)
+        before = self._refused[link]
+        self._refused[link] += 1 if is_on else -1
+        if bool(before) != bool(self._refused[link]):  # resets may overlap
+            self._change("add" if is_on else "delete", "refused", source, destination)
 
     def _change(self, verb: str, name: str, source: int | str, destination: int | str) -> None:
         rule = ["nft", verb, "element", "inet", "chaos", name, "{", self._hosts[source], "}"]
