@@ -26,7 +26,7 @@ from logcluster.client.metadata import answer_from_wire
 from logcluster.client.metadata_cache import BrokerFacts, TopicFacts
 from logcluster.client.offsets import look_up_offsets
 from logcluster.client.records import Point, Timestamp, normalize_point
-from logcluster.client.retry import retry
+from logcluster.client.retry import Doubt, retry
 from logcluster.model.errors import (
     InvalidRequest,
     LogClusterError,
@@ -400,12 +400,8 @@ class Admin:
             _AfterUnknownOutcome: an error that may be the trace of an earlier attempt; not with `repeats_ok`.
         """
         context = self._context
-        has_unknown = False
+        doubt = Doubt("it was done")
         waits_until_ms = context.clock.monotonic_ms() + _TOPIC_SPREAD_MS
-
-        def note(error: LogClusterError) -> None:
-            nonlocal has_unknown
-            has_unknown = has_unknown or not error.definite
 
         def is_worth_it(error: LogClusterError) -> bool:
             if isinstance(error, UnknownTopicOrPartition):
@@ -418,7 +414,7 @@ class Admin:
                 request,
                 timeout_ms=left_ms,
                 attempt_ms=_READ_ATTEMPT_MS if isinstance(request, _READS) else _ATTEMPT_MS,
-                on_failure=note,
+                on_failure=doubt.note,
                 is_worth_it=is_worth_it,
             )
             error = first_error(response)
@@ -427,9 +423,9 @@ class Admin:
             return response
 
         try:
-            return await self._retry(attempt, timeout_ms=timeout_ms, on_failure=note, is_worth_it=is_worth_it)
+            return await self._retry(attempt, timeout_ms=timeout_ms, on_failure=doubt.note, is_worth_it=is_worth_it)
         except LogClusterError as error:
-            if has_unknown and error.definite and not repeats_ok:
+            if doubt.is_there and error.definite and not repeats_ok:
                 raise _AfterUnknownOutcome(error) from error
             raise
 

@@ -127,18 +127,15 @@ class GroupAdmin:
         Cancellation: some may be deleted.
         """
         for group in groups:
-            has_unknown = False
-
-            def note(error: LogClusterError) -> None:
-                nonlocal has_unknown
-                has_unknown = has_unknown or not error.definite
-
             request = groups_pb2.DeleteGroupsRequest(groups=[group])
-            try:
-                await self._ask(group, "DeleteGroups", request, lambda answer: answer.results, on_failure=note)
-            except GroupIdNotFound:
-                if not has_unknown:  # else an earlier attempt did it
-                    raise
+            with Doubt(f"group {group!r} was deleted") as doubt:
+                try:
+                    await self._ask(
+                        group, "DeleteGroups", request, lambda answer: answer.results, on_failure=doubt.note
+                    )
+                except GroupIdNotFound:
+                    if not doubt.is_there:  # else an earlier attempt did it
+                        raise
 
     async def events(self, group: str, *, after: int = 0, limit: int = 0) -> builtins.list[GroupEvent]:
         """What happened in a group and why, oldest first.
@@ -205,16 +202,10 @@ class GroupAdmin:
         request = groups_pb2.CommitOffsetsRequest(
             group=group, member_epoch=_NO_MEMBER_EPOCH, offsets=commits, allow_out_of_range=allow_out_of_range
         )
-        doubt = Doubt()
         hint = f"see `logcluster group describe {group}`"
-        try:
+        with Doubt(f"the offsets of group {group!r} were set", hint=hint) as doubt:
             response = await self._ask(group, "CommitOffsets", request, on_failure=doubt.note)
-        except LogClusterError as error:
-            told = doubt.about(error, f"the offsets of group {group!r} were set", hint=hint)
-            if told is error:
-                raise
-            raise told from error
-        _raise_first(response.results, "set")
+            _raise_first(response.results, "set")
 
     async def delete_offsets(self, group: str, partitions: Iterable[tuple[str, int]]) -> None:
         """Forget committed offsets; one that is not there is no error.
@@ -234,15 +225,9 @@ class GroupAdmin:
             group=group,
             topics=[groups_pb2.TopicPartitions(topic=topic, partitions=numbers) for topic, numbers in by_topic.items()],
         )
-        doubt = Doubt()
-        try:
+        with Doubt(f"the offsets of group {group!r} were deleted") as doubt:
             response = await self._ask(group, "DeleteOffsets", request, on_failure=doubt.note)
-        except LogClusterError as error:
-            told = doubt.about(error, f"the offsets of group {group!r} were deleted")
-            if told is error:
-                raise
-            raise told from error
-        _raise_first(response.results, "deleted")
+            _raise_first(response.results, "deleted")
 
     async def reset(
         self, group: str, *, to: ResetPoint | str, topics: ResetTopics | None = None, dry_run: bool = False

@@ -8,7 +8,8 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from types import TracebackType
+from typing import Self, TypeVar
 
 from logcluster.model.errors import LogClusterError, RequestTimedOut
 from logcluster.runtime.clock import Clock
@@ -30,22 +31,41 @@ class RetryPolicy:
 
 
 class Doubt:
-    """Remembers whether some attempt of a call may have been carried out, although the last one was refused (P9)."""
+    """Remembers whether some attempt of a call may have been carried out, although the last one was refused (P9).
 
-    def __init__(self) -> None:
+    As a block around the call and what is made of its answer: a definite refusal that says too much leaves it as
+    `RequestTimedOut`.
+
+    Args:
+        what: that nobody knows then, as in "no answer said whether ...".
+        hint: what the caller can do.
+    """
+
+    def __init__(self, what: str, *, hint: str = "") -> None:
         self.is_there = False
+        self._what = what
+        self._hint = {"hint": hint} if hint else {}
 
     def note(self, error: LogClusterError) -> None:
         """An attempt failed; for `on_failure`."""
         self.is_there = self.is_there or not error.definite
 
-    def about(self, error: LogClusterError, what: str, **hint: str) -> LogClusterError:
-        """What to tell the caller: the refusal, or, if it says too much, that nobody knows whether `what`."""
+    def about(self, error: LogClusterError) -> LogClusterError:
+        """What to tell the caller: the refusal, or that the outcome is unknown."""
         if not self.is_there or not error.definite:
             return error
-        told = RequestTimedOut(f"no answer said whether {what}, and then: {error.message}", **hint)
+        told = RequestTimedOut(f"no answer said whether {self._what}, and then: {error.message}", **self._hint)
         told.__cause__ = error
         return told
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, LogClusterError) and (told := self.about(error)) is not error:
+            raise told from error
 
 
 async def retry(

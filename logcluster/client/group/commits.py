@@ -73,18 +73,12 @@ class Commits:
             )
             if position.leader_epoch is not None:
                 offset.leader_epoch = position.leader_epoch
-        doubt = Doubt()
-        try:
+        with Doubt("the offsets were committed") as doubt:
             response: pb.CommitOffsetsResponse = await self._calls.call(
                 request.group, lambda stub: stub.CommitOffsets, request, timeout_ms=timeout_ms, on_failure=doubt.note
             )
-        except LogClusterError as error:
-            told = doubt.about(error, "the offsets were committed")
-            if told is error:
-                raise
-            raise told from error
         return {
-            item: doubt.about(error_from_detail(result.error), "the offset was committed")
+            item: doubt.about(error_from_detail(result.error))
             for item, result in zip(order, response.results, strict=True)
             if result.HasField("error") and result.error.code
         }

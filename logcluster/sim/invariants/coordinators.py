@@ -14,8 +14,6 @@ from logcluster.sim.invariants.context import Context, Watch
 from logcluster.sim.invariants.stored_log import StoredLogWalk
 from logcluster.sim.invariants.view import log_failure
 
-KEYS_PER_PAGE = 1_000
-
 
 class Coordinators:
     """core-check (of groups), coordinator-store-mismatch."""
@@ -54,9 +52,7 @@ class Coordinators:
             return
         assert watch.node.groups is not None
         store = watch.node.groups.runtime.store
-        held = dict(store.page(key, b"", count_max=KEYS_PER_PAGE))
-        if len(held) == KEYS_PER_PAGE:
-            held = dict(store.page(key, b"", count_max=1 << 30))
+        held = dict(store.read(key, b""))
         walk = StoredLogWalk(copy.disk, copy.directory, durable=False)
         expected: dict[bytes, bytes] = {}
         while walk.next_offset is None or walk.next_offset < position.next_offset:
