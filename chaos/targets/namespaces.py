@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -23,12 +23,10 @@ from chaos.node_process import ChaosProcesses
 from chaos.targets.base import capabilities
 from chaos.targets.processes import ProcessTarget
 from logcluster.devcluster.layout import NodePlan
-from logcluster.devcluster.probe import Readiness
-from logcluster.model.errors import RequestTimedOut
+from logcluster.devcluster.probe import Readiness, readiness
 
 RESET_S: Final = 0.2
 """How long a reset link answers with resets."""
-POLL_S: Final = 0.05
 _numbers = count(1)
 _KERNEL: Final = ("cut", "cut-one-way", "reset")
 
@@ -50,48 +48,16 @@ class NamespaceProcesses(ChaosProcesses):
     def check_addresses(self, plan: NodePlan) -> None:
         """Ports of a host of its own are free."""
 
-    async def wait_ready(
-        self,
-        node_ids: Iterable[int] | None = None,
-        *,
-        timeout_ms: int = 30_000,
-        on_ready: Callable[[int], None] | None = None,
-        is_stopping: Callable[[], bool] = lambda: False,
-    ) -> dict[int, Readiness]:
-        """As `NodeProcesses.wait_ready`, asked on each broker's own host."""
-        ready: dict[int, Readiness] = {}
-        waiting = list(self.plans if node_ids is None else node_ids)
-        try:
-            async with asyncio.timeout(timeout_ms / 1000):
-                while len(ready) < len(waiting):
-                    for node_id in (node_id for node_id in waiting if node_id not in ready):
-                        self._check_alive(node_id)
-                        if await self._is_ready(node_id):
-                            ready[node_id] = Readiness(True)
-                            if on_ready is not None:
-                                on_ready(node_id)
-                    await asyncio.sleep(POLL_S)
-        except TimeoutError:
-            late = [node_id for node_id in waiting if node_id not in ready]
-            raise RequestTimedOut(f"brokers {late} were not ready within {timeout_ms} ms") from None
-        return ready
-
-    async def _is_ready(self, node_id: int) -> bool:
+    async def probe(self, node_id: int) -> Readiness:
+        """As `NodeProcesses.probe`, from the broker's own host."""
         plan = self.plans[node_id]
         try:
             with self.network.inside(node_id):
                 connection = socket.create_connection((plan.host, plan.ports.http), timeout=1)
         except OSError:
-            return False
-        try:
-            async with asyncio.timeout(1):
-                reader, writer = await asyncio.open_connection(sock=connection)
-                writer.write(b"GET /readyz HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n")
-                status = await reader.readline()
-                writer.close()
-        except (OSError, TimeoutError):
-            return False
-        return b" 200 " in status
+            return Readiness(False)
+        connection.setblocking(False)
+        return await readiness(plan, connection=connection)
 
 
 class NamespaceTarget(ProcessTarget):

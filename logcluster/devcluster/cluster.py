@@ -145,6 +145,10 @@ class NodeProcesses:
         await self._wait_gone(late, timeout_ms=STOP_TIMEOUT_MS)
         return late
 
+    async def probe(self, node_id: int) -> Readiness:
+        """Ask a node once whether it is ready. Cancellation: atomic."""
+        return await readiness(self.plans[node_id])
+
     async def wait_ready(
         self,
         node_ids: Iterable[int] | None = None,
@@ -170,7 +174,7 @@ class NodeProcesses:
         while True:
             for node_id in [waiting_id for waiting_id in waiting if waiting_id not in ready]:
                 self._check_alive(node_id)
-                last[node_id] = await readiness(self.plans[node_id])
+                last[node_id] = await self.probe(node_id)
                 if last[node_id].is_ready:
                     ready[node_id] = last[node_id]
                     if on_ready is not None:

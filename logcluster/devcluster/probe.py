@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -28,11 +29,17 @@ class Readiness:
         return [str(reason) for reason in reasons] if isinstance(reasons, list) else [str(reasons)]
 
 
-async def readiness(plan: NodePlan, *, timeout_ms: int = PROBE_TIMEOUT_MS) -> Readiness:
-    """Probe one node; not ready when nobody answers in time. Cancellation: atomic."""
+async def readiness(
+    plan: NodePlan, *, timeout_ms: int = PROBE_TIMEOUT_MS, connection: socket.socket | None = None
+) -> Readiness:
+    """Probe one node; not ready when nobody answers in time. Cancellation: atomic.
+
+    Args:
+        connection: to its HTTP port, where that is not to be reached from here; closed at the end.
+    """
     try:
         async with asyncio.timeout(timeout_ms / 1000):
-            status, body = await _get(plan.host, plan.ports.http, "/readyz")
+            status, body = await _get(plan.host, plan.ports.http, "/readyz", connection)
     except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
         return Readiness(False)
     try:
@@ -42,8 +49,11 @@ async def readiness(plan: NodePlan, *, timeout_ms: int = PROBE_TIMEOUT_MS) -> Re
     return Readiness(status == 200, facts if isinstance(facts, dict) else {})
 
 
-async def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
-    reader, writer = await asyncio.open_connection(host, port)
+async def _get(host: str, port: int, path: str, connection: socket.socket | None) -> tuple[int, bytes]:
+    if connection is None:
+        reader, writer = await asyncio.open_connection(host, port)
+    else:
+        reader, writer = await asyncio.open_connection(sock=connection)
     try:
         writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
         await writer.drain()
