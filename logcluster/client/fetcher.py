@@ -141,7 +141,12 @@ class Fetcher:
         return None
 
     async def wait(self) -> None:
-        """Wait until there may be something to take, or everything has ended. Cancellation: atomic."""
+        """Wait until there may be something to take, or everything has ended. Cancellation: atomic.
+
+        What came before the call counts: a `pump` may itself meet an error, and nobody is told of it twice.
+        """
+        if self._chunks or self.failure is not None:
+            return
         waiter = self._loop.create_future()
         self._waiters.append(waiter)
         await waiter

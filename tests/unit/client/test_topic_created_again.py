@@ -279,6 +279,25 @@ async def test_position_in_the_old_topic_is_not_carried_to_the_new_one() -> None
         assert [record.value for record in await consumer.read(2)] == [b"100", b"101"]
 
 
+async def test_reader_that_notices_the_new_topic_itself_is_told() -> None:
+    """On a busy machine a back-off may be over before its timer fires: then the call that waits looks first."""
+    cluster = FakeCluster()
+    fill(cluster.add_topic("t")[0], 1)
+    async with (
+        asyncio.timeout(5),
+        cluster.client() as client,
+        client.consumer("t", start="earliest", max_wait_ms=10) as consumer,
+    ):
+        assert len(await consumer.read(1)) == 1
+        consumer.pause()
+        await asyncio.sleep(0.05)  # the fetch that is on its way would wake the reader
+        cluster.create_again("t")
+        await consumer._metadata.refresh()
+        consumer._subscription.state("t", 0).is_paused = False  # as a back-off's end: no `pump` says so
+        with pytest.raises(errors.UnknownTopicId, match="created again"):
+            await consumer.read(1)
+
+
 @pytest.mark.parametrize(("policy", "first"), [("earliest", 0), ("latest", 10)])
 async def test_position_in_the_old_topic_is_reset_if_the_user_says_so(policy: Any, first: int) -> None:
     cluster = FakeCluster()
