@@ -81,9 +81,16 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is missed makes the run fail, beside any anomaly; 0: no bound."""
+    """What is missed makes the run fail, beside any anomaly; 0: no bound.
+
+    Args:
+        gap_s_max: how long writes to a partition may stop, p99 over the faults that stopped them.
+        gap_s_max_of: the same for some kinds of faults, by kind.
+        availability_percent_min: seconds in which every probe of a partition was acknowledged in time.
+    """
 
     gap_s_max: float = 0.0
+    gap_s_max_of: dict[str, float] = {}
     availability_percent_min: float = 0.0
     acked_records_min: int = 1
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from chaos.interfaces import CAPABILITIES
@@ -103,3 +105,10 @@ def test_a_soak_kills_a_leader_every_twenty_seconds() -> None:
     assert len(kills) >= 350
     assert scenario.duration_s == 7_200
     assert soak_scenario(2.0, 7) == scenario != soak_scenario(2.0, 8)
+
+
+def test_a_soak_does_one_thing_at_a_time() -> None:
+    """So that a gap has one cause, and the bound on kills is about kills."""
+    moments = sorted((at_s, at_s + fault.lasts_s) for at_s, fault in soak_scenario(2.0, 7).strikes(7))
+    assert all(end_s + 2.0 < next_s for (_, end_s), (next_s, _) in itertools.pairwise(moments))
+    assert soak_scenario(2.0, 7).bounds.gap_s_max_of["kill"] == 2.0
