@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
@@ -182,10 +183,11 @@ class Run:
         await self._wait_for_clients(clients)
         began_s = time.monotonic()
         tasks: list[asyncio.Task[None]] = []
+        turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         for at_s, fault in scenario.strikes(self.seed):
             await self._wait_until(began_s + at_s, clients)
             tasks = [task for task in tasks if not task.done()]
-            tasks.append(asyncio.create_task(self._strike(fault, watch, clients)))
+            tasks.append(asyncio.create_task(self._strike_in_turn(turns[id(fault)], fault, watch, clients)))
         await self._wait_until(began_s + scenario.duration_s, clients)
         for task in tasks:
             with suppress(asyncio.CancelledError):
@@ -205,6 +207,13 @@ class Run:
         while (left_s := at_s - time.monotonic()) > 0:
             clients.note_crashes()
             await asyncio.sleep(min(1.0, left_s))
+
+    async def _strike_in_turn(
+        self, turn: asyncio.Lock, fault: Fault, watch: ClusterWatch, clients: ClientProcesses
+    ) -> None:
+        """A fault that repeats waits for its own undoing: on a slow machine, brokers may still be coming back."""
+        async with turn:
+            await self._strike(fault, watch, clients)
 
     async def _strike(self, fault: Fault, watch: ClusterWatch, clients: ClientProcesses) -> None:
         self._fault_number += 1

@@ -1,0 +1,71 @@
+"""The runner's timetable: what strikes when, on a target that takes its time."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from chaos.interfaces import Target
+from chaos.processes import ClientProcesses
+from chaos.roles import ClusterState
+from chaos.runner import Run
+from chaos.scenario import Clients, Fault, Scenario, Topic
+from chaos.targets.base import capabilities
+from chaos.watching import ClusterWatch
+
+
+class SlowTarget:
+    """Brokers take longer to come back than the scenario leaves them."""
+
+    name = "slow"
+    broker_ids = (0, 1, 2)
+
+    def __init__(self) -> None:
+        self.down: set[int] = set()
+        self.calls: list[tuple[str, int]] = []
+
+    def preflight(self) -> Any:
+        return capabilities({})
+
+    def is_running(self, broker_id: int) -> bool:
+        return broker_id not in self.down
+
+    async def kill(self, broker_id: int) -> None:
+        self.calls.append(("kill", broker_id))
+        self.down.add(broker_id)
+
+    async def start_broker(self, broker_id: int, *, wait: bool = True) -> None:
+        await asyncio.sleep(0.15)
+        self.calls.append(("start", broker_id))
+        self.down.discard(broker_id)
+
+
+class NoClients:
+    crashes: tuple[str, ...] = ()
+
+    async def add(self, *arguments: Any) -> None: ...
+
+    def not_started(self) -> list[str]:
+        return []
+
+    def note_crashes(self) -> None: ...
+
+
+async def test_a_fault_that_repeats_waits_until_it_was_undone(tmp_path: Path) -> None:
+    scenario = Scenario(
+        name="restless",
+        description="all are killed again before all are back",
+        duration_s=0.5,
+        topics={"orders": Topic()},
+        clients=[Clients(workload="append")],
+        faults=[Fault(kind="kill", role="all", at_s=0.0, every_s=0.2, lasts_s=0.01)],
+    )
+    target = SlowTarget()
+    run = Run(scenario, cast("Target", target), tmp_path, seed=1)
+    watch = SimpleNamespace(state=ClusterState(broker_ids=[0, 1, 2], running=[0, 1, 2]))
+    await run._load(cast("ClusterWatch", watch), cast("ClientProcesses", NoClients()))
+    assert run._problems == []
+    once = [*(("kill", broker_id) for broker_id in range(3)), *(("start", broker_id) for broker_id in range(3))]
+    assert target.calls == once * 3
