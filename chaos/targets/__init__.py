@@ -6,10 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from chaos.interfaces import Target
+from chaos.targets.containers import ContainerTarget
 from chaos.targets.namespaces import NamespaceTarget
 from chaos.targets.processes import ProcessTarget
 
-TARGETS: Final[Mapping[str, Callable[[], Target]]] = {"processes": ProcessTarget, "netns": NamespaceTarget}
+TARGETS: Final[Mapping[str, Callable[[], Target]]] = {
+    "processes": ProcessTarget,
+    "netns": NamespaceTarget,
+    "containers": ContainerTarget,
+}
 
 
 def make_target(name: str) -> Target:

@@ -37,9 +37,16 @@ async def readiness(
     Args:
         connection: to its HTTP port, where that is not to be reached from here; closed at the end.
     """
+    return await readiness_at(plan.host, plan.ports.http, timeout_ms=timeout_ms, connection=connection)
+
+
+async def readiness_at(
+    host: str, port: int, *, timeout_ms: int = PROBE_TIMEOUT_MS, connection: socket.socket | None = None
+) -> Readiness:
+    """As `readiness`, of whoever has this HTTP port."""
     try:
         async with asyncio.timeout(timeout_ms / 1000):
-            status, body = await _get(plan.host, plan.ports.http, "/readyz", connection)
+            status, body = await _get(host, port, "/readyz", connection)
     except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
         return Readiness(False)
     try:

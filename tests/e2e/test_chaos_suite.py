@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from chaos.engine import IMAGE_VARIABLE, why_no_engine
 from chaos.network import why_no_namespaces
 
 pytestmark = pytest.mark.timeout(240)
 NO_NAMESPACES = why_no_namespaces()
+NO_ENGINE = why_no_engine()
 
 
 def run(tmp_path: Path, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
@@ -49,6 +51,24 @@ def test_hosts_are_cut_off_and_nothing_acknowledged_is_lost(tmp_path: Path) -> N
     status, outcomes, said = run(tmp_path, "append.isolate-leader", "--target", "netns", "--seed", "3")
     assert status == 0, f"{outcomes}\n{said}"
     assert outcomes[0]["figures"]["faults"] >= 2
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(bool(NO_ENGINE), reason=f"containers: {NO_ENGINE}")
+def test_containers_are_killed_and_nothing_acknowledged_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, base = f"logcluster-chaos-suite:{os.getpid()}", os.environ.get("LOGCLUSTER_TEST_BASE_IMAGE")
+    arguments = ["--build-arg", f"BASE_IMAGE={base}"] if base else []
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run(["docker", "build", "-f", "deploy/Dockerfile", "-t", image, *arguments, "."], check=True, cwd=root)
+    monkeypatch.setenv(IMAGE_VARIABLE, image)
+    try:
+        status, outcomes, said = run(tmp_path, "append.kill-leader", "--target", "containers", "--seed", "3")
+    finally:
+        subprocess.run(["docker", "image", "rm", "--force", image], check=False)
+    assert status == 0, f"{outcomes}\n{said}"
+    assert outcomes[0]["figures"]["faults"] >= 2 and outcomes[0]["anomalies"] == {}
 
 
 def test_a_safeguard_that_is_off_is_found(tmp_path: Path) -> None:
