@@ -8,12 +8,14 @@ from typing import Final
 from chaos.interfaces import Target
 from chaos.targets.containers import ContainerTarget
 from chaos.targets.namespaces import NamespaceTarget
+from chaos.targets.pods import PodTarget
 from chaos.targets.processes import ProcessTarget
 
 TARGETS: Final[Mapping[str, Callable[[], Target]]] = {
     "processes": ProcessTarget,
     "netns": NamespaceTarget,
     "containers": ContainerTarget,
+    "pods": PodTarget,
 }
 
 

@@ -19,6 +19,7 @@ from chaos.workloads.recording import HistoryWriter
 from chaos.workloads.worker import Options, Worker
 from logcluster.check.history import Event, read_history
 from logcluster.model.errors import UnknownServerError
+from logcluster.runtime.event_log import get_logger
 
 
 class Playing(Worker):
@@ -134,15 +135,15 @@ async def test_a_background_failure_that_is_only_logged_counts_too(path: Path) -
     async def play() -> None:
         try:
             raise KeyError("lost")
-        except KeyError:
-            logging.getLogger("logcluster.scope").exception("task %s failed", "heartbeats")
+        except KeyError as error:
+            get_logger("scope").error("task_failed", task="heartbeats", exc_info=error)
         await worker.wait_stopped()
 
     worker.play = play
     code, events = await lived(worker, path)
 
     assert code == 3
-    assert events[0].value["what"] == "logcluster.scope: task heartbeats failed"
+    assert events[0].value["what"] == "logcluster.scope: task_failed task=heartbeats"
 
 
 async def test_what_the_cluster_answered_is_no_crash(path: Path) -> None:
