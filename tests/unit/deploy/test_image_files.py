@@ -85,3 +85,13 @@ def test_compose_starts_three_nodes_that_agree() -> None:
     voters = configs[0].voter_endpoints()
     assert {endpoint.host for endpoint in voters.values()} == set(services)
     assert len({config.quorum.voters for config in configs}) == 1
+
+
+def test_the_chaos_image_copies_what_is_let_through_and_its_versions_are_fixed() -> None:
+    text = (ROOT / "deploy" / "Dockerfile.chaos").read_text(encoding="utf-8")
+    ignored = (ROOT / "deploy" / "Dockerfile.chaos.dockerignore").read_text(encoding="utf-8").splitlines()
+    for line in re.findall(r"^COPY (?!--from)(.+)$", text, re.MULTILINE):
+        for source in line.split()[:-1]:
+            assert (ROOT / source).exists() and f"!{source}" in ignored
+    for default in re.findall(r"^ARG \w+IMAGE=(\S+)$|^ARG IMAGE=(\S+)$", text, re.MULTILINE):
+        assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+", "".join(default))

@@ -18,7 +18,7 @@ from logcluster.cli.generate_overlay import ADVERTISED_POSITION, ADVERTISED_VARI
 FILES = sorted(K8S.rglob("*.yaml"))
 OBJECTS = [path for path in FILES if path.name != "kustomization.yaml" and "patch" not in path.read_text()]
 WHOLE = {"statefulset.yaml", "services.yaml", "pod-disruption-budget.yaml", "network-policy.yaml", "policy.yaml",
-         "service-account.yaml", "namespace.yaml"}  # fmt: skip
+         "service-account.yaml", "namespace.yaml", "pod.yaml", "rights.yaml"}  # fmt: skip
 
 
 def relative(path: Path) -> str:

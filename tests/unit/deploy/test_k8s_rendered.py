@@ -68,6 +68,21 @@ def test_a_misspelt_field_would_be_noticed() -> None:
         kubernetes_validate.validate(broken, VERSIONS[0], strict=True)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_chaos_suite_as_a_pod_is_valid_and_may_touch_one_namespace(version: str) -> None:
+    objects = render(K8S / "chaos")
+    for found in objects:
+        kubernetes_validate.validate(found, version, strict=True)
+    (pod,) = of_kind(objects, "Pod")
+    assert pod["metadata"]["labels"]["logcluster-client"] == "true", "the network policy lets it through"
+    (everywhere,) = of_kind(objects, "ClusterRole")
+    assert everywhere["rules"] == [{"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get"]}]
+    assert {found["metadata"].get("namespace") for found in objects if found["kind"] != "ClusterRole"} <= {
+        "logcluster",
+        None,
+    }
+
+
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_probes_of_three_depths_reach_paths_that_nodes_serve(name: str) -> None:
     served = set(NodeObserver(cast(Any, object())).pages(dict))
