@@ -16,7 +16,7 @@ import json
 import os
 import platform
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
@@ -174,12 +174,13 @@ class Run:
     async def _load(self, watch: ClusterWatch, clients: ClientProcesses) -> None:
         scenario = self.scenario
         await clients.add("probe", "probe", {"topics": sorted(scenario.topics)}, self.seed)
-        number = 0
+        names: Counter[str] = Counter()
         for kind in scenario.clients:
-            for index in range(kind.count):
-                number += 1
+            for _ in range(kind.count):
+                name = f"{kind.workload}-{names[kind.workload]}"
+                names[kind.workload] += 1
                 options = {"topics": sorted(scenario.topics), **kind.options}
-                await clients.add(f"{kind.workload}-{index}", kind.workload, options, self.seed * 100 + number)
+                await clients.add(name, kind.workload, options, self.seed * 100 + names.total())
         await self._wait_for_clients(clients)
         began_s = time.monotonic()
         tasks: list[asyncio.Task[None]] = []

@@ -45,7 +45,11 @@ class SlowTarget:
 class NoClients:
     crashes: tuple[str, ...] = ()
 
-    async def add(self, *arguments: Any) -> None: ...
+    def __init__(self) -> None:
+        self.added: list[tuple[str, int]] = []
+
+    async def add(self, name: str, workload: str, options: Any, seed: int) -> None:
+        self.added.append((name, seed))
 
     def not_started(self) -> list[str]:
         return []
@@ -69,3 +73,16 @@ async def test_a_fault_that_repeats_waits_until_it_was_undone(tmp_path: Path) ->
     assert run._problems == []
     once = [*(("kill", broker_id) for broker_id in range(3)), *(("start", broker_id) for broker_id in range(3))]
     assert target.calls == once * 3
+
+
+async def test_clients_of_one_workload_have_names_and_seeds_of_their_own(tmp_path: Path) -> None:
+    appends = [Clients(workload="append", count=2, options={"rate": rate}) for rate in (10, 20)]
+    scenario = Scenario(
+        name="many", description="two kinds of writers", duration_s=0.0, topics={"orders": Topic()}, clients=appends
+    )
+    run = Run(scenario, cast("Target", SlowTarget()), tmp_path, seed=1)
+    clients = NoClients()
+    await run._load(cast("ClusterWatch", SimpleNamespace()), cast("ClientProcesses", clients))
+    names, seeds = zip(*clients.added[1:], strict=True)
+    assert names == ("append-0", "append-1", "append-2", "append-3")
+    assert len(set(seeds)) == 4
