@@ -35,8 +35,8 @@ from logcluster.model.errors import LogClusterError
 from logcluster.runtime.clock import SystemClock
 from logcluster.runtime.entropy import SystemEntropy
 
-READY_TIMEOUT_MS: Final = 30_000
-CONTROL_UP_TIMEOUT_MS: Final = 15_000
+READY_TIMEOUT_MS: Final = 90_000
+CONTROL_UP_TIMEOUT_MS: Final = 60_000
 STOP_TIMEOUT_MS: Final = 15_000
 DAMAGE_WAIT_MS: Final = 6_000
 """How long `damage` waits for a batch below a recovery point; brokers move those every 5 s."""
