@@ -75,6 +75,9 @@ class Target(Protocol):
     """A cluster under test. Methods wait until the fault is in force, and raise `FaultFailed` when it is not."""
 
     name: str
+    is_slow: bool
+    """Brokers take longer to come back than scenarios leave them: a fault that repeats waits until whom it struck is
+    ready (`wait_ready`), so that one after the other is down and not all of them."""
 
     def preflight(self) -> Sequence[Capability]:
         """What this host allows; needs no cluster, changes nothing."""
@@ -112,6 +115,10 @@ class Target(Protocol):
         ...
 
     async def start_broker(self, broker_id: int, *, wait: bool = True) -> None: ...
+    async def wait_ready(self, broker_ids: Sequence[int]) -> None:
+        """Wait until brokers that were started are ready."""
+        ...
+
     async def pause(self, broker_id: int) -> None: ...
     async def resume(self, broker_id: int) -> None: ...
     async def power_loss(self, broker_ids: Sequence[int]) -> None:

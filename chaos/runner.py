@@ -214,20 +214,26 @@ class Run:
     ) -> None:
         """A fault that repeats waits for its own undoing: on a slow machine, brokers may still be coming back."""
         async with turn:
-            await self._strike(fault, watch, clients)
+            struck = await self._strike(fault, watch, clients)
+            if self.target.is_slow:
+                try:
+                    await self.target.wait_ready(struck)
+                except FaultFailed as error:
+                    self._problems.append(str(error))
 
-    async def _strike(self, fault: Fault, watch: ClusterWatch, clients: ClientProcesses) -> None:
+    async def _strike(self, fault: Fault, watch: ClusterWatch, clients: ClientProcesses) -> Sequence[int]:
+        """Do it and undo it; returns the brokers that it struck."""
         self._fault_number += 1
         number = self._fault_number
         kind = KINDS[fault.kind]
         rng = Random(f"{self.seed}/{self.scenario.name}/strike/{number}")
         if kind.capability in self._skipped:
             self._note(number, fault, "skipped", [], self._skipped[kind.capability])
-            return
+            return ()
         brokers = ROLES[fault.role](watch.state, rng)
         if not brokers and fault.role != "clients":
             self._note(number, fault, "skipped", [], f"nobody is {fault.role} at the moment")
-            return
+            return ()
         strike = Strike(self.target, clients, brokers, {**kind.options, **fault.options}, rng)
         began_s = time.monotonic()
         self._note(number, fault, "begin", brokers, "")
@@ -242,6 +248,7 @@ class Run:
         finally:
             await self._undo(number, fault, strike)
         self._note(number, fault, "end", brokers, detail)
+        return brokers
 
     async def _undo(self, number: int, fault: Fault, strike: Strike) -> None:
         for undo in strike.undo:

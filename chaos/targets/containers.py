@@ -44,6 +44,7 @@ class ContainerTarget:
     """Implements `chaos.interfaces.Target`."""
 
     name = "containers"
+    is_slow = True
 
     def __init__(self) -> None:
         self._engine: Engine | None = None
@@ -89,7 +90,7 @@ class ContainerTarget:
                 await engine.create(self._plan(broker_id, cluster_id, options))
             for broker_id in self._brokers:
                 await self.start_broker(broker_id, wait=False)
-            await self._wait_ready(self._brokers)
+            await self.wait_ready(self._brokers)
         except BaseException:
             await self.stop()
             raise
@@ -205,9 +206,14 @@ class ContainerTarget:
         if not why_no_cuts() and state["Pid"]:
             await self._running_links.install(broker_id, int(state["Pid"]))
         if wait:
-            await self._wait_ready([broker_id])
+            await self.wait_ready([broker_id])
 
-    async def _wait_ready(self, broker_ids: Sequence[int]) -> None:
+    async def wait_ready(self, broker_ids: Sequence[int]) -> None:
+        """As `Target.wait_ready`.
+
+        Raises:
+            FaultFailed: one has ended, or is not ready in time.
+        """
         deadline_s = time.monotonic() + READY_TIMEOUT_S
         for broker_id in broker_ids:
             while not (seen := await readiness_at(self._at(broker_id), HTTP_PORT)).is_ready:

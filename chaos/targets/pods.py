@@ -35,6 +35,7 @@ class PodTarget:
     """Implements `chaos.interfaces.Target`."""
 
     name = "pods"
+    is_slow = True
 
     def __init__(self) -> None:
         self._pods = Pods(namespace(), statefulset())
@@ -73,7 +74,7 @@ class PodTarget:
         self._brokers = list(range(replicas))
         try:
             for broker_id in self._brokers:
-                await self._wait_ready(broker_id)
+                await self.wait_ready([broker_id])
                 await self._follow(broker_id)
             await self._delete_topics()
         except BaseException:
@@ -143,12 +144,18 @@ class PodTarget:
             raise FaultFailed(f"broker {broker_id} runs already")
         await self._wait(broker_id, lambda pod: True)
         if wait:
-            await self._wait_ready(broker_id)
+            await self.wait_ready([broker_id])
         self._struck.pop(broker_id, None)
         await self._follow(broker_id)
 
-    async def _wait_ready(self, broker_id: int) -> None:
-        await self._wait(broker_id, is_ready)
+    async def wait_ready(self, broker_ids: Sequence[int]) -> None:
+        """As `Target.wait_ready`.
+
+        Raises:
+            FaultFailed: one is not ready in time.
+        """
+        for broker_id in broker_ids:
+            await self._wait(broker_id, is_ready)
 
     async def _wait(self, broker_id: int, is_enough: Callable[[Mapping[str, Any]], bool]) -> None:
         old_uid = self._struck.get(broker_id)

@@ -57,6 +57,7 @@ class ProcessTarget:
     """Implements `chaos.interfaces.Target`."""
 
     name = "processes"
+    is_slow = False
 
     def __init__(self) -> None:
         self._clock = SystemClock()

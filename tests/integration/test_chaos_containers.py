@@ -86,7 +86,7 @@ async def test_a_leader_is_killed_frozen_and_stopped_and_nothing_is_lost(target:
             await target.pause(frozen)
             offsets.append((await producer.send("orders", b"while one stands still")).offset)
             await target.resume(frozen)
-            await target._wait_ready([frozen])
+            await target.wait_ready([frozen])
 
             stopped = await leader_of(client)
             await target.terminate(stopped)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+
+import pytest
 
 from chaos.interfaces import Target
 from chaos.processes import ClientProcesses
@@ -22,7 +25,8 @@ class SlowTarget:
     name = "slow"
     broker_ids = (0, 1, 2)
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_slow: bool = False) -> None:
+        self.is_slow = is_slow
         self.down: set[int] = set()
         self.calls: list[tuple[str, int]] = []
 
@@ -41,6 +45,10 @@ class SlowTarget:
         self.calls.append(("start", broker_id))
         self.down.discard(broker_id)
 
+    async def wait_ready(self, broker_ids: Sequence[int]) -> None:
+        await asyncio.sleep(0.15)
+        self.calls += [("ready", broker_id) for broker_id in broker_ids]
+
 
 class NoClients:
     crashes: tuple[str, ...] = ()
@@ -57,7 +65,8 @@ class NoClients:
     def note_crashes(self) -> None: ...
 
 
-async def test_a_fault_that_repeats_waits_until_it_was_undone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_slow", [False, True])
+async def test_a_fault_that_repeats_waits_until_it_was_undone(tmp_path: Path, is_slow: bool) -> None:
     scenario = Scenario(
         name="restless",
         description="all are killed again before all are back",
@@ -66,12 +75,13 @@ async def test_a_fault_that_repeats_waits_until_it_was_undone(tmp_path: Path) ->
         clients=[Clients(workload="append")],
         faults=[Fault(kind="kill", role="all", at_s=0.0, every_s=0.2, lasts_s=0.01)],
     )
-    target = SlowTarget()
+    target = SlowTarget(is_slow=is_slow)
     run = Run(scenario, cast("Target", target), tmp_path, seed=1)
     watch = SimpleNamespace(state=ClusterState(broker_ids=[0, 1, 2], running=[0, 1, 2]))
     await run._load(cast("ClusterWatch", watch), cast("ClientProcesses", NoClients()))
     assert run._problems == []
-    once = [*(("kill", broker_id) for broker_id in range(3)), *(("start", broker_id) for broker_id in range(3))]
+    steps = ("kill", "start", "ready") if is_slow else ("kill", "start")
+    once = [(step, broker_id) for step in steps for broker_id in range(3)]
     assert target.calls == once * 3
 
 
