@@ -13,16 +13,16 @@ does not speak of before: `HealthWatch` notices that its own ticks are late.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
 from logcluster.core.metadata.image import MetadataImage
 from logcluster.runtime.clock import Clock
+from logcluster.runtime.event_log import get_logger
 from logcluster.runtime.scope import TaskScope
 
-logger = logging.getLogger("logcluster.health")
+log = get_logger("health")
 
 TICK_MS: Final = 200
 NAMES_SHOWN_MAX: Final = 5
@@ -195,7 +195,7 @@ class HealthWatch:
         standstill_ms = self.standstill_ms()
         self._ticked_ms = self._clock.monotonic_ms()
         if standstill_ms and self._ticked_ms >= self._doubt_until_ms:
-            logger.warning("the process stood still for %d ms", standstill_ms)
+            log.warning("process_stood_still", duration_ms=standstill_ms)
             self._standstill_ms = standstill_ms
             self._doubt_until_ms = self._ticked_ms + self._standstill_ms_min
         await self.refresh()

@@ -13,13 +13,13 @@ Invariants: one writer; an entry has the index its request was told; `committed`
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final, Protocol
 
 from logcluster.broker.broker_sessions import CommittedTail, SessionFeed
+from logcluster.broker.metadata_events import Commit, tell
 from logcluster.broker.raft_ports import CommittedEntry, Leadership
 from logcluster.core.controller.controller import Controller, ControllerConfig
 from logcluster.core.controller.requests import FenceBroker, Heartbeat, RegisterBroker, Request, Response, Result
@@ -31,11 +31,12 @@ from logcluster.model.invariants import invariant
 from logcluster.model.limits import CONTROLLER_QUEUE_LENGTH_MAX
 from logcluster.model.probes import probe
 from logcluster.runtime.clock import Clock
+from logcluster.runtime.event_log import get_logger
 from logcluster.runtime.failpoints import failpoint
 from logcluster.runtime.scope import FaultHandler, TaskScope
 from logcluster.wire.records import decode_batch, decode_snapshot, encode_batch, encode_snapshot
 
-logger = logging.getLogger("logcluster.controller")
+log = get_logger("controller")
 
 TICK_INTERVAL_MS: Final = 50
 SNAPSHOT_SIZE_BYTES: Final = 20 * 1024 * 1024
@@ -88,6 +89,8 @@ class _Pending:
     """An entry that is proposed and not yet committed, and who waits for it."""
 
     records: tuple[MetadataRecord, ...]
+    reason: str
+    decided_ms: int
     waiters: list[tuple[asyncio.Future[Response], Response]] = field(default_factory=list)
 
 
@@ -208,6 +211,9 @@ class ControllerDriver:
         self.committed, delta = before.apply(records, offset=entry.index, term=entry.term)
         if self.on_change is not None and reign is not None:
             self.on_change(before, delta)
+        if pending is not None:
+            duration_ms = self._clock.monotonic_ms() - pending.decided_ms
+            tell(before, self.committed, delta, Commit(records, pending.reason, duration_ms))
         self._tail.append(entry.index, entry.term, entry.payload)
         self._entries_since_snapshot += 1
         self._size_bytes_since_snapshot += len(entry.payload)
@@ -246,7 +252,17 @@ class ControllerDriver:
         now_ms = self._clock.monotonic_ms()
         controller = Controller(self.committed, config=self._config, random=self._random, now_ms=now_ms)
         self._reign = Reign(controller, term=term, first_index=self.committed.offset)
-        logger.info("active controller in term %d: %s", term, controller.describe())
+        image = controller.image
+        log.info(
+            "controller_elected",
+            term=term,
+            metadata_offset=image.offset,
+            brokers=len(image.brokers),
+            brokers_active=sum(broker.is_active for broker in image.brokers.values()),
+            topics=len(image.topics),
+            partitions=controller.state.partition_count,
+            partitions_without_leader=len(controller.state.leaderless()),
+        )
         for broker in self.committed.brokers.values():
             self._scope.spawn(self._probe(self._reign, broker), name=f"probe-{broker.broker_id}")
         if self.on_reign is not None:
@@ -258,7 +274,7 @@ class ControllerDriver:
             return
         if reign.pending:
             probe("controller.reign.ended_with_requests")
-        logger.info("no longer the active controller of term %d", reign.term)
+        log.info("controller_deposed", term=reign.term, requests_in_doubt=reign.waiting_count)
         for feed in reign.feeds.values():
             feed.close(self._not_controller())
         for pending in reign.pending.values():
@@ -299,12 +315,12 @@ class ControllerDriver:
             raise Overloaded("the controller has too many requests waiting")
         index = self._quorum.last_log_index + 1
         result = reign.controller.handle(request, now_ms=self._clock.monotonic_ms(), index=index)
-        future = self._commit(reign, result, index)
+        future = self._commit(reign, result, index, reason=_reason(request))
         if isinstance(request, RegisterBroker):
             self._drop_older_feed(reign, request.broker_id)
         return future
 
-    def _commit(self, reign: Reign, result: Result, index: int) -> asyncio.Future[Response]:
+    def _commit(self, reign: Reign, result: Result, index: int, *, reason: str) -> asyncio.Future[Response]:
         future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         if result.records:
             if self._quorum.is_transferring:
@@ -313,7 +329,8 @@ class ControllerDriver:
                 raise NotController("leadership is being handed over", term=self._quorum.term)
             reign.controller.replay(result.records, index=index, term=reign.term)
             # Known before it is proposed: a quorum of one may commit at once.
-            pending = reign.pending[index] = _Pending(result.records, [(future, result.response)])
+            now_ms = self._clock.monotonic_ms()
+            pending = reign.pending[index] = _Pending(result.records, reason, now_ms, [(future, result.response)])
             reign.waiting_count += 1
             try:
                 failpoint("controller.commit.before_propose")
@@ -365,6 +382,7 @@ class ControllerDriver:
             may_shut_down=reign.controller.may_shut_down,
         )
         reign.feeds[heartbeat.broker_id] = feed
+        log.info("broker_session_opened", broker_id=feed.broker_id, broker_epoch=feed.broker_epoch)
         return feed
 
     def heartbeat(self, feed: SessionFeed, heartbeat: Heartbeat) -> None:
@@ -386,7 +404,7 @@ class ControllerDriver:
         index = self._quorum.last_log_index + 1
         result = reign.controller.handle(heartbeat, now_ms=self._clock.monotonic_ms(), index=index)
         if result.records:
-            self._commit(reign, result, index).add_done_callback(_retrieve)
+            self._commit(reign, result, index, reason=_reason(heartbeat)).add_done_callback(_retrieve)
 
     def close_session(self, feed: SessionFeed) -> None:
         """Note that the stream of a session ended; its broker is probed, then fenced unless it comes back."""
@@ -395,6 +413,7 @@ class ControllerDriver:
         if reign is None or reign.feeds.get(feed.broker_id) is not feed:
             return
         del reign.feeds[feed.broker_id]
+        log.info("broker_session_lost", broker_id=feed.broker_id, broker_epoch=feed.broker_epoch)
         reign.controller.sessions.dropped(
             feed.broker_id, broker_epoch=feed.broker_epoch, now_ms=self._clock.monotonic_ms()
         )
@@ -444,11 +463,10 @@ class ControllerDriver:
                 return
             if isinstance(request, FenceBroker):
                 failpoint("controller.fence.before")
-                logger.warning("fencing broker %d: %s", request.broker_id, request.reason)
             try:
                 self.submit_nowait(request).add_done_callback(_retrieve)
             except LogClusterError as error:
-                logger.info("the controller's own request was refused: %s", error)
+                log.info("own_request_refused", request=type(request).__name__, error=str(error))
 
     # Snapshots.
 
@@ -462,6 +480,15 @@ class ControllerDriver:
         self._quorum.compact(self.committed.offset, encode_snapshot(self.committed))
         self._entries_since_snapshot = 0
         self._size_bytes_since_snapshot = 0
+
+
+def _reason(request: Request) -> str:
+    """Why a broker is fenced by a request, if it is."""
+    if isinstance(request, FenceBroker):
+        return request.reason
+    if isinstance(request, Heartbeat) and request.log_directory_failed:
+        return "its log directory failed"
+    return ""
 
 
 def _retrieve(future: asyncio.Future[Response] | asyncio.Future[int]) -> None:

@@ -8,19 +8,20 @@ must hear of every unknown outcome, so the controller's client does not send a p
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
 from logcluster.broker.partition import Partition
+from logcluster.broker.role_events import tell_in_sync_change
 from logcluster.core.replication.in_sync import AlterReaction, IsrProposal
 from logcluster.model.errors import LogClusterError, StaleBrokerEpoch, UnknownServerError
 from logcluster.runtime.clock import Clock
+from logcluster.runtime.event_log import FEW, get_logger
 from logcluster.runtime.failpoints import failpoint
 from logcluster.wire.gen.logcluster.internal.v1 import controller_pb2 as pb
 from logcluster.wire.status import error_from_detail
 
-logger = logging.getLogger("logcluster.isr")
+log = get_logger("isr")
 
 RETRY_MS: Final = 50
 PARTITIONS_PER_REQUEST_MAX: Final = 2_000
@@ -109,26 +110,33 @@ class IsrUpdates:
         except LogClusterError as error:
             failure = error
         must_retry = False
+        applied = 0
         for partition, proposal in proposals.items():
             result = results.get((partition.topic_id, partition.index))
             if result is None:
-                reaction = self._refused(partition, proposal, failure)
+                reaction = self._refused(partition, proposal, failure, of=len(proposals))
             elif result.HasField("error"):
-                reaction = self._refused(partition, proposal, error_from_detail(result.error))
+                reaction = self._refused(partition, proposal, error_from_detail(result.error), of=len(proposals))
             else:
-                reaction = self._applied(partition, proposal, result)
+                reaction = self._applied(partition, proposal, result, of=len(proposals))
+            applied += reaction is AlterReaction.APPLIED
             if reaction is AlterReaction.RETRY:
                 self._unanswered[partition] = proposal
                 must_retry = True
             elif reaction is AlterReaction.SETTLE and partition.leader is not None and partition.leader.pending:
                 self._unanswered[partition] = partition.leader.pending
                 must_retry = True
+        if len(proposals) > FEW:
+            log.info("in_sync_changes_answered", partitions=len(proposals), applied=applied)
         return must_retry
 
-    def _applied(self, partition: Partition, proposal: IsrProposal, result: pb.AlterPartitionResult) -> AlterReaction:
+    def _applied(
+        self, partition: Partition, proposal: IsrProposal, result: pb.AlterPartitionResult, *, of: int
+    ) -> AlterReaction:
         leader = partition.leader
         if leader is None:
             return AlterReaction.IGNORED
+        in_sync_before = leader.in_sync_replicas
         reaction, _ = leader.on_alter_success(
             proposal,
             leader_epoch=result.leader_epoch,
@@ -139,21 +147,32 @@ class IsrUpdates:
         )
         if reaction is AlterReaction.APPLIED:
             failpoint("replication.isr.before_release")
-            logger.info("%s: in sync are now %s", partition.topic_partition, leader.in_sync_replicas)
+            tell_in_sync_change(partition, in_sync_before, of=of, why_out=lambda _: "lagging")
             partition.on_isr_committed()
         return reaction
 
-    def _refused(self, partition: Partition, proposal: IsrProposal, error: LogClusterError) -> AlterReaction:
+    def _refused(
+        self, partition: Partition, proposal: IsrProposal, error: LogClusterError, *, of: int
+    ) -> AlterReaction:
         leader = partition.leader
         if leader is None:
             return AlterReaction.IGNORED
         reaction = leader.on_alter_error(proposal, error, self._clock.monotonic_ms())
-        if reaction is not AlterReaction.IGNORED:
-            logger.info(
-                "%s: change of the in-sync set to %s: %s; %s",
-                partition.topic_partition,
-                [broker_id for broker_id, _ in proposal.members],
-                error.message,
-                reaction.value,
+        if reaction is AlterReaction.RETRY:
+            log.debug(
+                "in_sync_change_retried",
+                partition=str(partition.topic_partition),
+                leader_epoch=proposal.leader_epoch,
+                error=error.message,
+            )
+        elif reaction is not AlterReaction.IGNORED:
+            log.each(
+                "in_sync_change_refused",
+                of=of,
+                partition=str(partition.topic_partition),
+                leader_epoch=proposal.leader_epoch,
+                proposed=[broker_id for broker_id, _ in proposal.members],
+                error=error.message,
+                reaction=reaction.value,
             )
         return reaction

@@ -9,7 +9,6 @@ id (after some seconds of patience, since its own predecessor may still count as
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -30,12 +29,13 @@ from logcluster.model.ids import TopicIdPartition
 from logcluster.model.invariants import InvariantViolation
 from logcluster.model.probes import probe
 from logcluster.runtime.clock import Clock
+from logcluster.runtime.event_log import get_logger
 from logcluster.runtime.failpoints import failpoint
 from logcluster.runtime.scope import TaskScope
 from logcluster.wire.gen.logcluster.internal.v1 import controller_pb2, controller_pb2_grpc
 from logcluster.wire.status import error_from_rpc
 
-logger = logging.getLogger("logcluster.lifecycle")
+log = get_logger("lifecycle")
 
 RECONNECT_PAUSE_MS: Final = 20
 REGISTER_PAUSE_MS: Final = 100
@@ -130,6 +130,8 @@ class BrokerLifecycle:
         find out by themselves. Cancellation: the shutdown goes on at the controller.
         """
         failpoint("broker.shutdown.before_request")
+        started_ms = self._clock.monotonic_ms()
+        log.info("controlled_shutdown_begun", broker_epoch=self.broker_epoch, timeout_ms=timeout_ms)
         self._wants_shutdown = True
         self._heartbeat_now.set()
         if self.broker_epoch is None:
@@ -138,9 +140,11 @@ class BrokerLifecycle:
             async with asyncio.timeout(timeout_ms / 1000):
                 await self._may_shut_down.wait()
         except TimeoutError:
-            logger.warning("the controller did not confirm the shutdown within %d ms", timeout_ms)
+            log.warning("controlled_shutdown_timed_out", broker_epoch=self.broker_epoch, timeout_ms=timeout_ms)
             return False
         failpoint("broker.shutdown.after_granted")
+        duration_ms = self._clock.monotonic_ms() - started_ms
+        log.info("controlled_shutdown_ended", broker_epoch=self.broker_epoch, duration_ms=duration_ms)
         return True
 
     @property
@@ -170,14 +174,17 @@ class BrokerLifecycle:
                 await self._session()
             except StaleBrokerEpoch as error:
                 probe("broker.lifecycle.registers_again")
-                logger.warning("registering again: %s", error)
+                log.warning("registration_lost", broker_epoch=self.broker_epoch, error=error.message)
                 self._previous_broker_epoch = self.broker_epoch or self._previous_broker_epoch
                 self.broker_epoch = None
                 self._client.broker_epoch = None
                 self._confirmed_ms = None
                 self._set_fenced(True)
             except LogClusterError as error:
-                logger.info("the session ended: %s", error)
+                if self.is_connected:
+                    log.info("session_ended", broker_epoch=self.broker_epoch, error=error.message)
+                else:
+                    log.debug("session_refused", broker_epoch=self.broker_epoch, error=error.message)
                 self._client.note_failure(error)
             finally:
                 self.is_connected = False
@@ -187,6 +194,7 @@ class BrokerLifecycle:
         """Register, however long it takes; leaves `broker_epoch` None when it can never be."""
         request = self._registration()
         give_up_ms: int | None = None
+        told: type[LogClusterError] | None = None
         while True:
             try:
                 failpoint("broker.register.before")
@@ -200,16 +208,18 @@ class BrokerLifecycle:
                 if give_up_ms is None:
                     give_up_ms = now_ms + DUPLICATE_PATIENCE_MS
                     probe("broker.lifecycle.waits_for_predecessor")
-                    logger.info("waiting for the session of an earlier process: %s", error)
+                    log.info("registration_waits_for_earlier_process", error=error.message)
                 elif now_ms >= give_up_ms:
                     self._on_fatal(error)
                     return
             except LogClusterError as error:
                 give_up_ms = None
-                logger.warning("cannot register yet: %s", error)
+                if told is not type(error):  # not at every attempt: there are ten in a second
+                    told = type(error)
+                    log.warning("registration_failed", error=error.message)
             else:
                 self._client.broker_epoch = self.broker_epoch
-                logger.info("registered as broker %d, epoch %d", self._identity.broker_id, self.broker_epoch)
+                log.info("registered", broker_id=self._identity.broker_id, broker_epoch=self.broker_epoch)
                 return
             await self._clock.sleep_ms(REGISTER_PAUSE_MS)
 
@@ -255,6 +265,8 @@ class BrokerLifecycle:
         silence.reschedule(asyncio.get_running_loop().time() + self._session_timeout_ms / 1000)
 
     def _take(self, message: controller_pb2.BrokerSessionResponse) -> None:
+        if not self.is_connected:
+            log.info("session_opened", broker_epoch=self.broker_epoch, controller_id=self._client.controller_id)
         self.is_connected = True
         self._note_answered(message.sequence)
         before = self._loader.image.offset
@@ -290,7 +302,7 @@ class BrokerLifecycle:
     def _set_fenced(self, is_fenced: bool) -> None:
         if is_fenced != self.is_fenced:
             failpoint("broker.lifecycle.before_fenced_changes")
-            logger.info("broker %d is %s", self._identity.broker_id, "fenced" if is_fenced else "active")
+            log.info("own_fencing_changed", broker_epoch=self.broker_epoch, is_fenced=is_fenced)
         self.is_fenced = is_fenced
         if is_fenced:
             self._active.clear()

@@ -10,7 +10,6 @@ only a restart finds out. Neighbours: `storage.raft_store`, `broker.raft_peer`, 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -81,11 +80,12 @@ from logcluster.model.probes import probe
 from logcluster.runtime.clock import Clock
 from logcluster.runtime.disk import DiskExecutor
 from logcluster.runtime.entropy import Entropy
+from logcluster.runtime.event_log import get_logger
 from logcluster.runtime.failpoints import failpoint
 from logcluster.runtime.scope import FaultHandler, TaskScope
 from logcluster.storage.raft_store import RaftStore
 
-logger = logging.getLogger("logcluster.raft")
+log = get_logger("raft")
 
 _SNAPSHOT_TIMEOUT_MS = 60_000
 
@@ -223,6 +223,10 @@ class RaftDriver:
     def peer_match_indexes(self) -> dict[int, int]:
         """On a leader, how far each peer's durable log matches; empty elsewhere."""
         return self._node.peer_match_indexes() if self._node is not None else {}
+
+    def peer_silences_ms(self) -> dict[int, int]:
+        """On a leader, how long ago each peer was heard from; empty elsewhere."""
+        return self._node.peer_silences_ms(self._clock.monotonic_ms()) if self._node is not None else {}
 
     def describe(self) -> str:
         """One line about the whole state."""
@@ -422,7 +426,7 @@ class RaftDriver:
         try:
             response = await self._call_peer(self._peers(to), request)
         except (LogClusterError, OSError) as error:
-            logger.debug("%s to node %d failed: %s", type(request).__name__, to, error)
+            log.debug("raft_request_failed", request=type(request).__name__, peer_id=to, error=str(error))
             self._step(RequestFailed(peer_id=to, request=request))
             return
         self._step(ResponseReceived(peer_id=to, request=request, response=response))
@@ -477,13 +481,7 @@ class RaftDriver:
     def _announce(self, effect: LeadershipChanged) -> None:
         self._leadership = Leadership(term=effect.term, leader_id=effect.leader_id, is_leader=effect.is_leader)
         failpoint("raft.leadership.before_announce")
-        logger.info(
-            "node %d: term %d, leader %s%s",
-            self._config.node_id,
-            effect.term,
-            effect.leader_id,
-            ", active" if effect.is_leader else "",
-        )
+        log.info("quorum_leader_changed", term=effect.term, leader_id=effect.leader_id, is_ready=effect.is_leader)
         if not effect.is_leader:
             self._fail_uncommitted("leadership was lost before the commit; the outcome is unknown")
             for lost in self._leadership_lost:
@@ -494,17 +492,16 @@ class RaftDriver:
 
     def _tell(self, effect: FoundingChanged | StrangerNoticed) -> None:
         """What an operator should know of a cluster that cannot begin, or of a voter that would begin anew."""
-        node_id = self._config.node_id
         if isinstance(effect, StrangerNoticed):
-            logger.warning("node %d: %s", node_id, stranger_warning(effect.node_id))
+            log.warning("voter_without_history", voter_id=effect.node_id, reason=stranger_warning(effect.node_id))
             return
         report = effect.report
         if report is None:
-            logger.info("node %d: takes part in the quorum", node_id)
+            log.info("quorum_joined")
         elif report.obstacles:
-            logger.warning("node %d: %s; next: %s", node_id, founding_reason(report), next_steps(report))
+            log.warning("quorum_not_founded", reason=founding_reason(report), hint=next_steps(report))
         else:
-            logger.info("node %d: %s", node_id, founding_reason(report))
+            log.info("quorum_waits", reason=founding_reason(report))
 
     def _fail_uncommitted(self, message: str) -> None:
         uncommitted, self._uncommitted = self._uncommitted, {}
@@ -570,7 +567,7 @@ class RaftDriver:
             return
         self._failure = error
         probe("raft.driver.stopped")
-        logger.error("node %d: the quorum driver stops, %s failed", self._config.node_id, name, exc_info=error)
+        log.error("quorum_driver_stopped", component=name, error=repr(error), exc_info=error)
         self._stop()
         if self._on_fault is not None:
             self._on_fault(name, error)

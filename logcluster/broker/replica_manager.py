@@ -13,7 +13,6 @@ for.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -28,6 +27,7 @@ from logcluster.broker.producer_recovery import load_producers
 from logcluster.broker.replica_feed import ReplicaFeed
 from logcluster.broker.replica_stream import ReplicaStream
 from logcluster.broker.replica_upkeep import ReplicaUpkeep, UpkeepSettings
+from logcluster.broker.role_events import RoleEvents, tell_directory_failed
 from logcluster.broker.second_looks import SecondLooks
 from logcluster.core.metadata.image import EMPTY, MetadataDelta, MetadataImage, PartitionRegistration, TopicImage
 from logcluster.core.metadata.topic_config import TopicConfig
@@ -48,13 +48,14 @@ from logcluster.model.limits import LOG_TAIL_CACHE_SIZE_BYTES_MAX
 from logcluster.model.probes import probe
 from logcluster.runtime.clock import Clock
 from logcluster.runtime.disk import DiskExecutor
+from logcluster.runtime.event_log import get_logger
 from logcluster.runtime.failpoints import failpoint
 from logcluster.runtime.scope import FaultHandler, TaskScope
 from logcluster.storage.log import PartitionLog
 from logcluster.storage.log_config import LogConfig
 from logcluster.storage.log_manager import LogManager
 
-logger = logging.getLogger("logcluster.replicas")
+log = get_logger("replicas")
 
 
 class Channels(Protocol):
@@ -121,6 +122,7 @@ class ReplicaManager:
         self._loaded_producers: dict[TopicIdPartition, ProducerStates] = {}
         self._call_soon_threadsafe: Callable[..., object] | None = None
         self._scope = TaskScope("replicas", on_fault=on_fault)
+        self._told = RoleEvents(clock)
         self.flusher = Flusher(disk, on_failure=self._stop_directory, workers_max=settings.flush_workers_max)
         self._isr_updates = IsrUpdates(controller, broker_id=settings.broker_id, broker_epoch=broker_epoch, clock=clock)
         self._upkeep = ReplicaUpkeep(self, settings.upkeep)
@@ -229,15 +231,15 @@ class ReplicaManager:
             StorageFailure: the disk failed.
         """
         self._call_soon_threadsafe = asyncio.get_running_loop().call_soon_threadsafe
-        for log in list(self.log_manager.logs()):
+        for stored in list(self.log_manager.logs()):
             producers = ProducerStates()
             now_ms = self.clock.monotonic_ms()
             try:
-                await self.disk.run(_loader(log, producers, now_ms))
+                await self.disk.run(_loader(stored, producers, now_ms))
             except CorruptLog as error:
-                logger.error("%s: damaged, set aside: %s", log.topic_partition, error.message)
+                log.error("log_damaged", partition=str(stored.topic_partition), error=error.message)
                 continue
-            self._loaded_producers[log.topic_id_partition] = producers
+            self._loaded_producers[stored.topic_id_partition] = producers
         self.flusher.start(self._scope)
         self._scope.spawn(self._isr_updates.run(), name="isr-updates")
         self._scope.spawn(self._upkeep.run(), name="upkeep")
@@ -273,7 +275,7 @@ class ReplicaManager:
 
     def on_metadata(self, image: MetadataImage, delta: MetadataDelta) -> None:
         """Take the next committed image: delete, create, lead, follow."""
-        self.image = image
+        before, self.image = self.image, image
         self._active_broker_epochs.clear()
         for broker in image.brokers.values():
             if broker.is_active:
@@ -291,8 +293,9 @@ class ReplicaManager:
             self._delete_topic(topic)
         for topic_id in delta.config_changed_topic_ids:
             self._apply_config(image.topics.get(topic_id))
-        for registration in delta.changed_partitions:
-            self._apply_guarded(registration)
+        with self._told.batch(before, image, len(delta.changed_partitions)):
+            for registration in delta.changed_partitions:
+                self._apply_guarded(registration)
         for broker_id in delta.changed_broker_ids:
             stream = self._streams.get(broker_id)
             if stream is not None:
@@ -305,10 +308,10 @@ class ReplicaManager:
         try:
             self._apply(registration)
         except CorruptLog as error:
-            logger.error("partition %d: damaged, takes no role: %s", registration.partition, error.message)
+            self._told.not_taken(registration, error)
             self._failed.note(registration)
         except StorageFailure as error:
-            logger.error("partition %d: cannot take its role: %s", registration.partition, error.message)
+            self._told.not_taken(registration, error)
 
     def _apply(self, registration: PartitionRegistration) -> None:
         topic = self.image.topics.get(registration.topic_id)
@@ -339,16 +342,20 @@ class ReplicaManager:
         elif registration.leader_id is None:
             self._unfollow(partition)
             partition.stand_by(None, registration.leader_epoch)
+            self._told.without_leader(partition, registration.leader_epoch)
         else:
             self._follow(partition, registration)
 
     def _lead(self, partition: Partition, registration: PartitionRegistration) -> None:
-        is_new = partition.leader is None or partition.leader.leader_epoch != registration.leader_epoch
+        leading = partition.leader
+        is_new = leading is None or leading.leader_epoch != registration.leader_epoch
+        in_sync_before = () if leading is None else leading.in_sync_replicas
         if is_new and partition.log.leader_epochs.latest == registration.leader_epoch:
             probe("replication.leader.refused_to_lead_twice")
             # An earlier life of this broker, or another broker, has written in this epoch: (offset, epoch) would become
             # ambiguous. The controller must give a new one.
-            logger.error("%s: refused to lead twice in epoch %d", partition.topic_partition, registration.leader_epoch)
+            epoch = registration.leader_epoch
+            log.error("leading_twice_refused", partition=str(partition.topic_partition), leader_epoch=epoch)
             self._unfollow(partition)
             partition.stand_by(None, registration.leader_epoch)
             return
@@ -364,18 +371,16 @@ class ReplicaManager:
             ),
         )
         if is_new:
-            logger.info(
-                "%s: leads in epoch %d from offset %d",
-                partition.topic_partition,
-                registration.leader_epoch,
-                partition.log.log_end_offset,
-            )
+            self._told.led(partition)
+        else:
+            self._told.led_on(partition, in_sync_before)
         self._isr_updates.request(partition)
 
     def _follow(self, partition: Partition, registration: PartitionRegistration) -> None:
         previous = partition.follower
         if not partition.follow(registration):
             return
+        self._told.followed(partition)
         if previous is not None and previous.leader_id != registration.leader_id:
             stream = self._streams.get(previous.leader_id)
             if stream is not None:
@@ -430,19 +435,20 @@ class ReplicaManager:
         if key in self.log_manager.quarantined and self._failed.may_begin_anew(registration):
             probe("replication.damaged_log.refetched")
             failpoint("replication.damaged_log.before_replace")
-            logger.warning("%s-%d: refetching a damaged log from its leader", topic.name, registration.partition)
+            name = f"{topic.name}-{registration.partition}"
+            log.warning("damaged_log_refetched", partition=name, leader_id=registration.leader_id)
             self.log_manager.replace_quarantined(key)
             self._failed.forget(key)
         config = TopicConfig.from_overrides(topic.config)
-        log = self.log_manager.get_or_create(
+        stored = self.log_manager.get_or_create(
             TopicPartition(topic.name, registration.partition), registration.topic_id, log_config(config, self.settings)
         )
         producers = self._loaded_producers.pop(key, None)
         if producers is None:
             producers = ProducerStates()
-            load_producers(log, producers, now_ms=self.clock.monotonic_ms())
+            load_producers(stored, producers, now_ms=self.clock.monotonic_ms())
         failpoint("broker.partition.before_host")
-        partition = Partition(log, config, producers, self)
+        partition = Partition(stored, config, producers, self)
         self._by_id[key] = partition
         self._by_topic.setdefault(topic.name, {})[registration.partition] = partition
         return partition
@@ -463,12 +469,12 @@ class ReplicaManager:
 
     def _delete_logs_of_removed_topics(self, image: MetadataImage) -> None:
         """Deletions this broker slept through. Logs the metadata does not know are kept."""
-        for log in list(self.log_manager.logs()):
-            if log.topic_id in image.deleted_topic_ids:
-                self._delete_log(log.topic_id_partition)
+        for stored in list(self.log_manager.logs()):
+            if stored.topic_id in image.deleted_topic_ids:
+                self._delete_log(stored.topic_id_partition)
         for stray in self.log_manager.strays(lambda key: key.topic_id in image.topics):
             probe("storage.stray.kept")
-            logger.warning("%s: not in the metadata; its data is kept in %s", stray.topic_partition, stray.directory)
+            log.warning("stray_log_kept", partition=str(stray.topic_partition), path=str(stray.directory))
 
     def _delete_log(self, key: TopicIdPartition) -> None:
         partition = self._by_id.get(key)
@@ -482,7 +488,7 @@ class ReplicaManager:
         try:
             self.log_manager.delete(key)
         except StorageFailure as error:
-            logger.error("cannot delete %s: %s", key, error.message)
+            log.error("log_not_deleted", partition=str(key), error=error.message)
 
     def _apply_config(self, topic: TopicImage | None) -> None:
         if topic is None:
@@ -511,7 +517,7 @@ class ReplicaManager:
         if self.failure is not None:
             return
         self.failure = error
-        logger.error("the log directory has stopped: %s", error.message)
+        tell_directory_failed(self.log_manager.directory, error)
         self.flusher.stop_failed()
         for partition in list(self._by_id.values()):
             self._unfollow(partition)
@@ -523,7 +529,8 @@ class ReplicaManager:
         partition = self._by_id.get(key)
         if partition is None or partition.log.failure is None:
             return
-        logger.error("%s: damaged, this replica steps aside: %s", partition.topic_partition, error.message)
+        name = str(partition.topic_partition)
+        log.error("replica_damaged", partition=name, leader_epoch=partition.leader_epoch, error=error.message)
         failpoint("replication.damaged_log.before_step_aside")
         last_epoch = partition.leader_epoch
         self._unfollow(partition)
@@ -539,7 +546,7 @@ class ReplicaManager:
         self._failed.forget(key)
         registration = self.image.partition(key.topic_id, key.partition)
         if registration is not None:
-            logger.warning("partition %d: its log was read again and is sound", registration.partition)
+            log.warning("replica_sound_again", partition=self._told.name(key.topic_id, key.partition))
             self._apply_guarded(registration)
 
     # -- admin ---------------------------------------------------------------------------------------------------

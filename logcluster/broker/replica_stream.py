@@ -14,7 +14,6 @@ Neighbours: `partition` holds the logs, `replica_manager` says whom to follow, `
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -27,12 +26,13 @@ from logcluster.model.errors import LogClusterError, OffsetOutOfRange
 from logcluster.model.limits import MIB
 from logcluster.model.probes import probe
 from logcluster.runtime.clock import Clock
+from logcluster.runtime.event_log import get_logger
 from logcluster.runtime.failpoints import failpoint
 from logcluster.runtime.scope import TaskScope
 from logcluster.wire.gen.logcluster.internal.v1 import replication_pb2 as pb, replication_pb2_grpc
 from logcluster.wire.status import error_from_detail, error_from_rpc
 
-logger = logging.getLogger("logcluster.replica_stream")
+log = get_logger("replica_stream")
 
 CREDIT_BYTES: Final = 16 * MIB
 """What the leader may have on the way to this broker; must exceed the largest batch."""
@@ -207,7 +207,7 @@ class ReplicaStream:
                 if not self._is_writing:
                     await self._write(call)
         except grpc.aio.AioRpcError as error:
-            logger.info("replica stream to broker %d ended: %s", self.leader_id, error_from_rpc(error).message)
+            log.info("replica_stream_ended", leader_id=self.leader_id, error=error_from_rpc(error).message)
         except asyncio.InvalidStateError:
             pass  # the call ended while something was to be written
         except asyncio.CancelledError:
@@ -349,7 +349,13 @@ class ReplicaStream:
             partition.append_as_follower(batches)
         except LogClusterError as error:
             probe("replication.follower.refused_batches")
-            logger.warning("%s: cannot append what the leader sent: %s", partition.topic_partition, error.message)
+            log.warning(
+                "replicated_batches_refused",
+                partition=str(partition.topic_partition),
+                leader_id=self.leader_id,
+                leader_epoch=partition.leader_epoch,
+                error=error.message,
+            )
             self._drop_subscription(partition)
             if partition.log.failure is None:
                 self._subscribe_later(partition)
@@ -375,16 +381,16 @@ class ReplicaStream:
         follower = partition.follower
         if follower is None:
             return
-        log = partition.log
+        own = partition.log
         decision: FollowerDecision = AskAgain()
         failpoint("replication.follower.before_decision")
         if data.HasField("diverging_epoch"):
             point = data.diverging_epoch
             decision = follower.on_diverging_epoch(
                 EpochEnd(point.leader_epoch, point.end_offset),
-                log.leader_epochs,
-                log_start_offset=log.log_start_offset,
-                log_end_offset=log.log_end_offset,
+                own.leader_epochs,
+                log_start_offset=own.log_start_offset,
+                log_end_offset=own.log_end_offset,
             )
         else:
             error = error_from_detail(data.error)
@@ -392,37 +398,62 @@ class ReplicaStream:
                 decision = follower.on_out_of_range(
                     leader_log_start_offset=data.log_start_offset,
                     leader_log_end_offset=data.log_end_offset,
-                    log_end_offset=log.log_end_offset,
+                    log_end_offset=own.log_end_offset,
                 )
             else:
-                logger.info("%s: broker %d says: %s", partition.topic_partition, self.leader_id, error.message)
+                log.debug(
+                    "subscription_refused",
+                    partition=str(partition.topic_partition),
+                    leader_id=self.leader_id,
+                    leader_epoch=partition.leader_epoch,
+                    error=error.message,
+                )
         self._perform(partition, decision)
 
     def _perform(self, partition: Partition, decision: FollowerDecision) -> None:
         try:
             match decision:
                 case Truncate():
-                    logger.info(
-                        "%s: cut from %d to %d, where the leader's history differs%s",
-                        partition.topic_partition,
-                        partition.log.log_end_offset,
-                        decision.offset,
-                        " (BELOW the high watermark)" if decision.is_below_high_watermark else "",
-                    )
+                    self._tell_cut(partition, decision)
                     failpoint("replication.follower.before_truncate")
                     partition.truncate_to(decision.offset)
                 case Restart():
-                    logger.info("%s: start over at %d", partition.topic_partition, decision.offset)
+                    log.info(
+                        "log_restarted",
+                        partition=str(partition.topic_partition),
+                        leader_id=self.leader_id,
+                        leader_epoch=partition.leader_epoch,
+                        from_offset=partition.log.log_end_offset,
+                        to_offset=decision.offset,
+                    )
                     failpoint("replication.follower.before_restart")
                     partition.restart_at(decision.offset)
                 case AskAgain():
                     self._subscribe_later(partition)
                     return
         except LogClusterError as error:
-            logger.error("%s: cannot cut the log: %s", partition.topic_partition, error.message)
+            log.error("truncation_failed", partition=str(partition.topic_partition), error=error.message)
             return
         failpoint("replication.follower.after_cut")
         self._to_subscribe[partition] = None
+
+    def _tell_cut(self, partition: Partition, decision: Truncate) -> None:
+        """Tell what is cut before it is, while the log still knows its end."""
+        log.info(
+            "log_truncated",
+            partition=str(partition.topic_partition),
+            leader_id=self.leader_id,
+            leader_epoch=partition.leader_epoch,
+            from_offset=partition.log.log_end_offset,
+            to_offset=decision.offset,
+        )
+        if decision.is_below_high_watermark:
+            log.warning(
+                "truncated_below_high_watermark",
+                partition=str(partition.topic_partition),
+                high_watermark=partition.high_watermark,
+                to_offset=decision.offset,
+            )
 
     def _subscribe_later(self, partition: Partition) -> None:
         """Ask again after a pause: the leader, or this broker, does not know enough yet."""

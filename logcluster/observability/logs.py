@@ -1,32 +1,22 @@
-"""Structured logging: stable event names with fields, as JSON lines or for a console.
+"""How a node writes its log: one line for each event or message, as JSON or for a console.
 
-Every component asks for `get_logger(area)` and writes `log.info("leader_elected", partition=…, leader_epoch=…)`.
-INFO is a state transition, WARNING needs an action, ERROR a person; nothing is written per record, never a payload.
+Components tell events through `get_logger` of `runtime.event_log`; libraries (asyncio, grpc) log plain text. Both come
+out alike: time, level, node, area, event, then the event's fields. What events there are says docs/logs.md.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import Any, Protocol, cast
+from typing import Any
 
 import structlog
 
+from logcluster.runtime.event_log import Event, get_logger
+
+__all__ = ["LEVELS", "configure", "get_logger"]
+
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-
-
-class Logger(Protocol):
-    """What components use of a logger: an event name and its fields."""
-
-    def debug(self, event: str, /, **fields: Any) -> Any: ...
-    def info(self, event: str, /, **fields: Any) -> Any: ...
-    def warning(self, event: str, /, **fields: Any) -> Any: ...
-    def error(self, event: str, /, **fields: Any) -> Any: ...
-
-
-def get_logger(area: str) -> Logger:
-    """A logger whose events carry `area`; cheap, and usable before `configure`."""
-    return cast("Logger", structlog.get_logger(area=area))
 
 
 def configure(*, level: str, format_name: str, node_id: int) -> None:
@@ -37,35 +27,47 @@ def configure(*, level: str, format_name: str, node_id: int) -> None:
         format_name: "json" (one object a line) or "console".
         node_id: stands on every line.
     """
-    renderer: Any = (
-        structlog.processors.JSONRenderer()
-        if format_name == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    shared: list[Any] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        lambda _logger, _method, event: {"node": node_id, **event},
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    # Libraries (asyncio, grpc) and the task scope log through the standard library.
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                renderer,
-            ],
-        )
-    )
+    handler.setFormatter(formatter(format_name=format_name, node_id=node_id))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(LEVELS[level], logging.WARNING))
     logging.getLogger("logcluster").setLevel(LEVELS[level])
+
+
+def formatter(*, format_name: str, node_id: int) -> logging.Formatter:
+    """What makes a line of a log record; arguments as of `configure`."""
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if format_name == "json"
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+    )
+
+    def lay_out(_logger: Any, _method: str, line: Any) -> Any:
+        record: logging.LogRecord = line["_record"]
+        told = record.msg
+        facts = told.fields if isinstance(told, Event) else {}
+        return {
+            "timestamp": line.pop("timestamp"),
+            "level": line.pop("level"),
+            "node": node_id,
+            "area": record.name.removeprefix("logcluster."),
+            **line,
+            "event": told.name if isinstance(told, Event) else line["event"],
+            **facts,
+        }
+
+    processors: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    if format_name == "json":
+        # The console renderer makes its own; without the values of variables, which may be anybody's data.
+        processors.append(structlog.processors.format_exc_info)
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            lay_out,
+        ],
+        processors=[*processors, renderer],
+    )

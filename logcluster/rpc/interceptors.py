@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol, TypeVar, cast
 
@@ -22,9 +21,10 @@ import grpc
 
 from logcluster.model import errors, limits
 from logcluster.model.errors import LogClusterError
+from logcluster.runtime.event_log import get_logger
 from logcluster.wire.status import status_from_error
 
-logger = logging.getLogger("logcluster.rpc")
+log = get_logger("rpc")
 
 Behaviour = Callable[[Any, Any], Any]
 """A handler: (request or request iterator, context) -> awaitable, or async iterator of responses."""
@@ -168,7 +168,7 @@ class Boundary:
         """Log an unexpected error under an id of which only the id leaves this process."""
         self.incidents += 1
         incident = f"{id(self) & 0xFFFF:04x}-{self.incidents}"
-        logger.error("incident %s: %s failed unexpectedly", incident, method, exc_info=error)
+        log.error("unexpected_error", incident=incident, method=method, error=repr(error), exc_info=error)
         return status_from_error(errors.UnknownServerError(f"unexpected error, incident {incident}", incident=incident))
 
     def _single(self, method: str, behaviour: Behaviour, *, is_capped: bool) -> Behaviour:

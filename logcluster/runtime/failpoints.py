@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import logging
 import os
 import random
 import re
@@ -24,6 +23,7 @@ from typing import Final, Literal, NamedTuple
 
 from logcluster.model.errors import InvalidConfig
 from logcluster.runtime.entropy import SeededEntropy
+from logcluster.runtime.event_log import get_logger
 
 ENVIRONMENT_VARIABLE: Final = "LOGCLUSTER_FAILPOINTS"
 EXIT_CODE: Final = 137
@@ -160,7 +160,7 @@ FAILPOINTS: Final[Mapping[str, str]] = {
 """Every failpoint: its name, and what is done and not done when a process dies there."""
 
 _hook: Hook | None = None
-_log = logging.getLogger(__name__)
+log = get_logger("failpoints")
 
 
 class CrashNow(BaseException):
@@ -328,7 +328,7 @@ class FailpointPlan:
             return
         if action.probability < 1 and stream.random() >= action.probability:
             return
-        _log.error("failpoint_hit name=%s action=%s hit=%d", name, action.kind, hit)
+        log.error("failpoint_hit", failpoint=name, action=action.kind, hit=hit)
         if action.kind == "crash":
             self._exit_process(EXIT_CODE)
         elif action.kind == "sleep":
@@ -351,5 +351,5 @@ def install_from_text(text: str, *, block_ms: Callable[[int], None]) -> Plan:
     if plan.actions:
         install(FailpointPlan(plan.actions, seed=plan.seed, block_ms=block_ms))
     for name, action in plan.actions.items():
-        _log.error("failpoint_armed name=%s action=%s: this process is set up to fail", name, action)
+        log.error("failpoint_armed", failpoint=name, action=str(action))
     return plan

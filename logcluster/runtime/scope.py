@@ -9,12 +9,13 @@ component never lingers). Cancellation always travels on.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
-logger = logging.getLogger("logcluster.scope")
+from logcluster.runtime.event_log import get_logger
+
+log = get_logger("scope")
 
 FaultHandler = Callable[[str, BaseException], None]
 """Told the name of the task and what it raised; called once per failed task, on the event loop."""
@@ -80,7 +81,7 @@ class TaskScope:
         if self._on_fault is not None:
             self._on_fault(task.get_name(), error)
             return
-        logger.error("task %s failed", task.get_name(), exc_info=error)
+        log.error("task_failed", task=task.get_name(), error=repr(error), exc_info=error)
         if self._failure is None:
             self._failure = error
 

@@ -45,6 +45,9 @@ from logcluster.storage.recovery import RecoveryContext
 from logcluster.storage.second_look import SecondLook
 from logcluster.storage.tail_cache import TailCache
 
+PROGRESS_TOLD_EVERY = 1_000
+"""Logs that are opened between two words on how far it is."""
+
 _DELETED_MARK = ".deleted-"
 _QUARANTINED_MARK = ".quarantined-"
 
@@ -140,7 +143,7 @@ class LogManager:
             config_for: settings of a log that is found on disk.
             on_directory_failure: told once when the directory stops; perhaps on a thread that syncs or reads.
             on_quarantine: told of each damaged log found after `open`; perhaps on a thread that reads.
-            progress: told (opened, total) after each log.
+            progress: told (opened, total) after every `PROGRESS_TOLD_EVERY` logs, and after the last.
             map_work: how the opening of logs is spread.
 
         Raises:
@@ -196,7 +199,7 @@ class LogManager:
                 self._logs[key] = opened
             else:
                 self.quarantined[key] = opened
-            if progress is not None:
+            if progress is not None and (count % PROGRESS_TOLD_EVERY == 0 or count == len(names)):
                 progress(count, len(names))
         note_boot(self._filesystem, self.directory, last.boot_id)
 

@@ -110,6 +110,9 @@ async def test_admin_calls(cluster: Cluster) -> None:
         assert described.cluster_id == client.cluster_id == cluster.cluster_id
         quorum = await admin.describe_quorum()
         assert quorum.leader_id in cluster.broker_ids
+        silences_ms = {voter.node_id: voter.last_contact_ms for voter in quorum.voters}
+        assert silences_ms.pop(quorum.leader_id) is None and len(silences_ms) == 2
+        assert all(silence_ms is not None and silence_ms < 5_000 for silence_ms in silences_ms.values())
         facts = await admin.create_topic("managed", partitions=2, replication_factor=2, config={"retention.ms": 60_000})
         assert facts.replication_factor == 2
         with pytest.raises(logcluster.TopicAlreadyExists):

@@ -99,7 +99,10 @@ async def test_failover_keeps_acked_records_and_answers_retries_with_the_origina
     assert values(world[3].partition().log) == [b"0", b"1", b"2", b"3", b"4"]
 
 
-async def test_deposed_leader_truncates_what_diverged_and_rejoins(world: World) -> None:
+async def test_deposed_leader_truncates_what_diverged_and_rejoins(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="logcluster.replica_stream")
     world.controller.create_topic()
     raise_for(await world.produce(1, b"kept"))
     assert world.network is not None
@@ -124,6 +127,9 @@ async def test_deposed_leader_truncates_what_diverged_and_rejoins(world: World) 
     assert values(world[1].partition().log) == [b"kept", b"new", b"newer"]
     assert stored(world[1].partition().log) == stored(world[2].partition().log)
     assert world[1].partition().log.leader_epochs == world[2].partition().log.leader_epochs
+    cut = "log_truncated partition=orders-0 leader_id=2 leader_epoch=1 from_offset=2 to_offset=1"
+    assert [line for line in caplog.messages if line.startswith("log_truncated")] == [cut]
+    assert not [line for line in caplog.messages if line.startswith("truncated_below_high_watermark")]
 
 
 async def test_restarted_follower_truncates_by_epoch_never_to_its_high_watermark(world: World) -> None:

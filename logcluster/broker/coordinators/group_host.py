@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Final, cast
 
 from logcluster.broker.coordinators.end_offsets import EndOffsets
+from logcluster.broker.coordinators.group_events import tell_rebalances
 from logcluster.broker.coordinators.internal_topic import InternalTopic, Metadata
 from logcluster.broker.coordinators.runtime import CoordinatorRuntime
 from logcluster.broker.coordinators.shard import Shard
@@ -92,6 +93,7 @@ class LocalGroupHost:
         self.committed_count = 0
         """Offsets of partitions that were committed."""
         runtime.listener = self
+        runtime.on_records = tell_rebalances
 
     # -- where groups are -----------------------------------------------------------------------------------------
 

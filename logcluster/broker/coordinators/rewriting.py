@@ -9,7 +9,6 @@ leaves some superseded ones: neither means anything.
 
 from __future__ import annotations
 
-import logging
 from typing import Final, Protocol
 
 from logcluster.broker.coordinators.standby import Standby
@@ -19,11 +18,12 @@ from logcluster.model.errors import LogClusterError
 from logcluster.model.probes import probe
 from logcluster.runtime.clock import Clock
 from logcluster.runtime.disk import DiskExecutor
+from logcluster.runtime.event_log import get_logger
 from logcluster.runtime.failpoints import failpoint
 from logcluster.runtime.scope import TaskScope
 from logcluster.storage.shard_store import ShardStore
 
-logger = logging.getLogger("logcluster.coordinators")
+log = get_logger("coordinators")
 
 KEYS_PER_PIECE: Final = 200
 PAUSE_MS: Final = 10
@@ -97,10 +97,10 @@ class Rewriter:
                 failpoint("coordinator.rewrite.before_delete")
                 self._host.delete_records(partition.topic, partition.index, start_offset)
                 probe("coordinator.log.rewritten")
-                logger.info("%s: rewritten, begins at offset %d now", partition.topic_partition, start_offset)
+                log.info("shard_rewritten", partition=str(partition.topic_partition), log_start_offset=start_offset)
         except LogClusterError as error:
             probe("coordinator.log.rewriting_given_up")
-            logger.warning("%s: not rewritten: %s", partition.topic_partition, error.message)
+            log.warning("shard_not_rewritten", partition=str(partition.topic_partition), error=error.message)
         finally:
             self._appended = None
             self._not_before_ms = self._host.clock.monotonic_ms() + RETRY_PAUSE_MS

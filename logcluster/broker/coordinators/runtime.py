@@ -99,6 +99,7 @@ class CoordinatorRuntime:
         self.rewrite_size_bytes_min = self.settings.rewrite_size_bytes_min
         self.listener: Listener | None = None
         self.on_shard_state: Callable[[Shard], None] | None = None
+        self.on_records: Callable[[str, Iterable[Any]], None] | None = None
         self._replicas = replicas
         self._broker_id = broker_id
         self._image: MetadataImage = EMPTY
@@ -174,6 +175,7 @@ class CoordinatorRuntime:
                 continue
             shard = Shard(partition, self, writes=self._writes, scope=self._scope)
             shard.on_state = self.on_shard_state
+            shard.on_records = self.on_records
             self._shards[key] = shard
             try:
                 await shard.follow(lambda: self._hosted(key) is partition)  # noqa: B023 - not kept

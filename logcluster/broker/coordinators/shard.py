@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from typing import Any, Final, Literal, Protocol
 
@@ -27,9 +27,12 @@ from logcluster.model.limits import COORDINATOR_QUEUE_LENGTH_MAX
 from logcluster.model.probes import probe
 from logcluster.runtime.clock import Clock
 from logcluster.runtime.disk import DiskExecutor
+from logcluster.runtime.event_log import get_logger
 from logcluster.runtime.failpoints import failpoint
 from logcluster.runtime.scope import TaskScope
 from logcluster.storage.shard_store import ShardStore
+
+log = get_logger("coordinators")
 
 State = Literal["standby", "loading", "active"]
 STANDBY_PAUSE_MS: Final = 50
@@ -92,6 +95,9 @@ class Shard:
         self._timer: asyncio.TimerHandle | None = None
         self._rewriter = Rewriter(self, host)
         self.on_state: Callable[[Shard], None] | None = None
+        self.on_records: Callable[[str, Iterable[Any]], None] | None = None
+        """Told the shard's name and every list of records that is committed."""
+        self._load_started_ms = 0
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -147,6 +153,7 @@ class Shard:
         if leader is not None:
             self.epoch = epoch
             self._load_target = leader.epoch_start_offset
+            self._load_started_ms = self._host.clock.monotonic_ms()
             self._enter("loading")
 
     def _enter(self, state: State) -> None:
@@ -157,6 +164,8 @@ class Shard:
     def _end_leadership(self, why: str) -> None:
         if self.epoch is None:
             return
+        partition = str(self.partition.topic_partition)
+        log.info("shard_unloaded", partition=partition, leader_epoch=self.epoch, state=self.state, reason=why)
         self.epoch = None
         self._enter("standby")
         error = NotCoordinator(why)
@@ -197,6 +206,14 @@ class Shard:
             held.entity.on_loaded(now_ms)
             self._note_deadline(key, held)
         self._enter("active")
+        log.info(
+            "shard_loaded",
+            partition=str(self.partition.topic_partition),
+            leader_epoch=epoch,
+            records=self.standby.position.key_count,
+            entities=len(loaded),
+            duration_ms=now_ms - self._load_started_ms,
+        )
         self._ready.extend(self._waiting)
         self._waiting.clear()
         self._want_turn()
@@ -354,6 +371,8 @@ class Shard:
 
     def on_committed(self, key: str, result: Result[Any, Any]) -> None:
         """What the result shows is committed."""
+        if result.records and self.on_records is not None:
+            self.on_records(str(self.partition.topic_partition), result.records)
         held = self.held.get(key)
         if held is not None and (result.records or result.wake):
             self._host.on_committed(key, held.entity, result.wake)

@@ -8,7 +8,6 @@ was appended after it was handled, its own barrier if there is no other.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,9 +23,10 @@ from logcluster.model.probes import probe
 from logcluster.record.batch import read_header
 from logcluster.record.builder import build_batch
 from logcluster.record.compression import Compression
+from logcluster.runtime.event_log import get_logger
 from logcluster.runtime.failpoints import failpoint
 
-logger = logging.getLogger("logcluster.coordinators")
+log = get_logger("coordinators")
 
 _PLAIN_SIZE_BYTES_MAX = 4096
 """Batches up to here are not worth compressing."""
@@ -99,7 +99,8 @@ class Turn:
                 self._when_committed(request, held.last_offset, partial(_refuse, request, error))
             return
         except Exception as error:  # one request that meets a bug does not keep the others from being served
-            logger.exception("a coordinator's handler failed for %r", request.key)
+            partition = str(self._host.partition.topic_partition)
+            log.error("coordinator_failed", partition=partition, key=request.key, error=repr(error), exc_info=error)
             request.fail(error)
             return
         if result.records:

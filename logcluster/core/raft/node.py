@@ -132,6 +132,13 @@ class RaftNode:
             return {}
         return {node_id: progress.match_index for node_id, progress in role.peers.items()}
 
+    def peer_silences_ms(self, now_ms: int) -> dict[int, int]:
+        """On a leader, how long ago each peer's last answer arrived; empty elsewhere."""
+        role = self._state.role
+        if not isinstance(role, Leader):
+            return {}
+        return {node_id: max(0, now_ms - progress.last_contact_ms) for node_id, progress in role.peers.items()}
+
     def step(self, event: Input, now_ms: int) -> list[Effect]:
         """Take one input and return what is to be done, in order.
 

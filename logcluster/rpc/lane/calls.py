@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,8 +21,6 @@ from logcluster.wire.status import CallNotSentError
 if TYPE_CHECKING:
     from logcluster.rpc.lane.channel import LaneChannel
     from logcluster.rpc.lane.client_connection import ClientConnection
-
-logger = logging.getLogger("logcluster.rpc.lane")
 
 StatusCode = grpc.StatusCode
 AioRpcError = grpc.aio.AioRpcError

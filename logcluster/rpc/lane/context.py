@@ -7,7 +7,6 @@ nothing of it is sent, though its handler may still be on its way out.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -21,8 +20,6 @@ from logcluster.runtime.clock import perf_counter
 
 if TYPE_CHECKING:
     from logcluster.rpc.lane.server import ServerConnection
-
-logger = logging.getLogger("logcluster.rpc.lane")
 
 StatusCode = grpc.StatusCode
 CODEC_ERRORS = (DecodeError, EncodeError, ValueError, TypeError, AttributeError)

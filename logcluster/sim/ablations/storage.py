@@ -63,8 +63,9 @@ ABLATIONS: Final = (
         patch=Patch(
             Edit(
                 ReplicaManager._delete_logs_of_removed_topics,
-                "if log.topic_id in image.deleted_topic_ids:",
-                "if log.topic_id in image.deleted_topic_ids and not image.topic_by_name(log.topic_partition.topic):",
+                "if stored.topic_id in image.deleted_topic_ids:",
+                "if stored.topic_id in image.deleted_topic_ids "
+                "and not image.topic_by_name(stored.topic_partition.topic):",
             ),
             Edit(
                 ReplicaManager._delete_topic,
@@ -98,8 +99,8 @@ ABLATIONS: Final = (
             ),
             Edit(
                 ReplicaManager._delete_logs_of_removed_topics,
-                "        logger.warning(",
-                "        self._delete_log(stray.topic_id_partition)\n        logger.warning(",
+                "        log.warning(",
+                "        self._delete_log(stray.topic_id_partition)\n        log.warning(",
             ),
             Edit(broker_sessions.CommittedTail.after, "len(found) >= MESSAGE_ENTRIES_MAX", "len(found) >= 1"),
         ),

@@ -394,3 +394,31 @@ async def test_only_what_rests_and_is_in_the_store_is_forgotten_the_least_recent
         bench.key_count_max = 100
         assert await bench.values("a") == {"x": "2"}, "it is read again"
         assert isinstance(bench.shard.held["a"].entity, Notebook)
+
+
+@in_virtual_time
+async def test_a_load_and_its_end_are_told_once_each(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="logcluster.coordinators")
+    async with Bench() as bench:
+        seen: list[tuple[str, int]] = []
+        bench.shard.on_records = lambda partition, records: seen.append((partition, len(list(records))))
+        bench.follow(1)
+        bench.replicate((b"a/x", b"1"), (b"a/live", b"1"), epoch=1)
+        await bench.pass_time(100)
+        bench.lead(2)
+        await bench.pass_time(40)
+        bench.commit()
+        await bench.pass_time()
+        assert bench.shard.state == "active"
+        bench.ask("a", write("a", y="2"))
+        await bench.pass_time()
+        assert seen == [], "not committed"
+        bench.commit()
+        bench.follow(3)
+        await bench.pass_time()
+    loaded, unloaded = caplog.messages
+    assert (
+        loaded.startswith("shard_loaded partition=") and " leader_epoch=2 records=2 entities=1 duration_ms=" in loaded
+    )
+    assert unloaded.startswith("shard_unloaded partition=") and " leader_epoch=2 state=active reason=" in unloaded
+    assert seen == [(str(bench.partition.topic_partition), 1)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import pytest
 from test_partition_rim import SETTINGS, make_partition, registration
 
 from logcluster.broker.isr_updates import IsrUpdates
@@ -107,3 +108,16 @@ async def test_a_refusal_of_the_only_copy_needs_no_settling() -> None:
     assert partition.leader is not None
     assert partition.leader.pending is None
     assert partition.leader.maximal_in_sync_replicas == (1,)
+
+
+async def test_what_became_of_a_proposal_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="logcluster")
+    await until(ScriptedController(lose, accept), newcomer())
+    assert caplog.messages == [
+        "in_sync_expanded partition=orders-0 leader_epoch=0 in_sync_replicas=(1, 2) added=[2] reason=caught up"
+    ]
+    caplog.clear()
+    await until(ScriptedController(refuse), newcomer())
+    (refused,) = caplog.messages
+    assert refused.startswith("in_sync_change_refused partition=orders-0 leader_epoch=0 proposed=[1, 2] error=")
+    assert refused.endswith("reaction=rolled back")

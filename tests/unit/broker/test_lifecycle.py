@@ -57,6 +57,7 @@ class FakeClient:
 
     def __init__(self):
         self.broker_epoch = None
+        self.controller_id = 3
         self.registrations = []
         self.outcomes = []
         self.script = lambda request: None

@@ -362,11 +362,11 @@ async def test_a_voter_that_starts_late_is_waited_for(unknown_disks: Cluster, ca
     async with asyncio.timeout(10):
         while [driver.hindrance for driver in unknown_disks.drivers.values()] != [reason, reason]:
             await asyncio.sleep(0)
-    assert f"node 1: {reason}" in caplog.messages
+    assert f"quorum_waits reason={reason}" in caplog.messages
     await unknown_disks.start(3)
     leader = await unknown_disks.leader()
     assert await leader.propose(b"a") > 0
-    assert "node 1: takes part in the quorum" in caplog.messages
+    assert "quorum_joined" in caplog.messages
 
 
 async def test_empty_stores_beside_a_history_are_reported_and_elect_nobody(
@@ -386,5 +386,6 @@ async def test_empty_stores_beside_a_history_are_reported_and_elect_nobody(
         while not all("the quorum's store here is empty" in (driver.hindrance or "") for driver in drivers):
             await asyncio.sleep(0)
     assert [driver.term for driver in drivers] == [0, 0]
-    (warning,) = [line for line in caplog.messages if line.startswith("node 1: voter 3: its cluster has a history")]
-    assert "next: restore the directory `quorum`" in warning
+    warnings = [line for line in caplog.messages if line.startswith("quorum_not_founded reason=voter 3: its cluster")]
+    assert len(warnings) == 2, "one of each of the two"
+    assert all("hint=restore the directory `quorum`" in warning for warning in warnings)

@@ -109,8 +109,8 @@ def test_a_majority_with_empty_disks_begins_no_new_history() -> None:
     findings, log = run(two_disks_lost)
     assert not findings
     for node_id in (0, 1):
-        assert any(f"node {node_id}: voter 2: its cluster has a history" in line for line in log)
-        assert any(f"node 2: voter {node_id} came back with an empty disk" in line for line in log)
+        assert any(f"node-{node_id} " in line and "reason=voter 2: its cluster has a history" in line for line in log)
+        assert any("node-2 " in line and f"voter {node_id} came back with an empty disk" in line for line in log)
 
 
 def test_without_the_founding_the_cluster_is_silently_replaced_by_an_empty_one() -> None:

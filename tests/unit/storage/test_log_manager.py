@@ -10,6 +10,7 @@ import pytest
 from logcluster.model.errors import CorruptLog, InconsistentClusterId, StorageFailure
 from logcluster.model.ids import TopicId, TopicIdPartition, TopicPartition
 from logcluster.sim.disk import SimulatedDisk
+from logcluster.storage import log_manager
 from logcluster.storage.log_manager import LogManager
 from logcluster.storage.posix_filesystem import PosixFilesystem
 
@@ -177,7 +178,11 @@ def test_stopped_directory_creates_nothing(storage: Any) -> None:
     assert len(storage.failures) == 1
 
 
-def test_many_logs_open_in_parallel_and_report_progress(tmp_path: Path, batch: Any) -> None:
+def test_many_logs_open_in_parallel_and_report_progress(
+    tmp_path: Path, batch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_manager, "PROGRESS_TOLD_EVERY", 8)
+
     def open_manager(**arguments: Any) -> LogManager:
         return LogManager.open(
             PosixFilesystem(), str(tmp_path), cluster_id="c", node_id=1, new_directory_id=lambda: b"d" * 16, **arguments
@@ -193,7 +198,7 @@ def test_many_logs_open_in_parallel_and_report_progress(tmp_path: Path, batch: A
     progress: list[tuple[int, int]] = []
     with ThreadPoolExecutor(4) as executor:
         manager = open_manager(progress=lambda done, total: progress.append((done, total)), map_work=executor.map)
-    assert progress == [(number, 20) for number in range(1, 21)]
+    assert progress == [(8, 20), (16, 20), (20, 20)]
     assert all(manager.get(key) is not None for key in keys)
     assert manager.close(clean=True, broker_epoch=1)
 
