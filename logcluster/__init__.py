@@ -4,7 +4,8 @@
     async with logcluster.connect("127.0.0.1:7070") as client: ...
 
 The client's names and all errors are here; the server is not. Everything is loaded when it is first used, so that
-importing costs next to nothing. `logcluster.sync` is the blocking client, `logcluster.testing` starts test clusters.
+importing costs next to nothing. `logcluster.sync` is the blocking client, `logcluster.testing` starts test clusters,
+`logcluster.tracing` joins what is done with records to the traces they belong to.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from logcluster import sync as sync, testing as testing
+    from logcluster import sync as sync, testing as testing, tracing as tracing
     from logcluster.client.admin import Admin as Admin
     from logcluster.client.client import Client as Client, connect as connect
     from logcluster.client.consumer import Consumer as Consumer
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     )
     from logcluster.model.errors import *  # noqa: F403
     from logcluster.model.ids import TopicPartition as TopicPartition
+    from logcluster.model.tls import Tls as Tls
 
 __version__ = "0.1.0"
 
@@ -40,10 +42,11 @@ _NAMES = {
     "RecordFuture": "logcluster.client.futures",
     "RecordsLost": "logcluster.client.records",
     "Timestamp": "logcluster.client.records",
+    "Tls": "logcluster.model.tls",
     "TopicPartition": "logcluster.model.ids",
     "connect": "logcluster.client.client",
 }
-_SUBMODULES = ("sync", "testing")
+_SUBMODULES = ("sync", "testing", "tracing")
 
 
 def __getattr__(name: str) -> Any:

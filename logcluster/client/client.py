@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Literal, NoReturn, Self, Unpack
 
@@ -27,8 +28,10 @@ from logcluster.client.retry import RetryPolicy
 from logcluster.model.errors import InvalidConfig, InvalidRequest, InvalidRequiredAcks, UnsupportedVersion
 from logcluster.model.ids import Endpoint
 from logcluster.model.limits import BATCH_SIZE_BYTES_MAX, FETCH_SIZE_BYTES_MAX, IN_FLIGHT_BATCHES_PER_PARTITION_MAX
+from logcluster.model.tls import Tls
 from logcluster.record.compression import Compression
 from logcluster.rpc.channels import ChannelPool
+from logcluster.rpc.tls import ClientTls, diagnose
 from logcluster.runtime.clock import Clock, SystemClock
 from logcluster.runtime.entropy import SystemEntropy
 from logcluster.runtime.scope import TaskScope
@@ -54,6 +57,8 @@ def connect(
     request_timeout_ms: int = 30_000,
     topic_wait_ms: int = 3_000,
     metadata_age_ms_max: int = 30_000,
+    tls: Tls | bool = False,
+    traces: bool = False,
 ) -> Client:
     """Make a client of the cluster that is reachable at these addresses; it connects when its block is entered.
 
@@ -65,9 +70,12 @@ def connect(
         request_timeout_ms: for admin calls and look-ups, retries included.
         topic_wait_ms: how long a topic that nobody knows (yet) is waited for.
         metadata_age_ms_max: how often a consumer looks for new partitions.
+        tls: True trusts the authorities that this system trusts; a `Tls` names files. Host names are always verified.
+        traces: make OpenTelemetry spans of what is sent and processed, and let records carry their context; see
+            docs/tracing.md. Needs `pip install 'logcluster[traces]'`.
 
     Raises:
-        InvalidConfig: an address or the transport is malformed.
+        InvalidConfig: an address or the transport is malformed, or traces are wanted and OpenTelemetry is missing.
     """
     texts = [text for group in bootstrap for text in group.split(",") if text.strip()] or [f"127.0.0.1:{DEFAULT_PORT}"]
     try:
@@ -81,8 +89,10 @@ def connect(
         request_timeout_ms=request_timeout_ms,
         topic_wait_ms=topic_wait_ms,
         metadata_age_ms_max=metadata_age_ms_max,
+        traces=traces,
     )
-    return Client(endpoints, transport=transport, options=options)
+    files = Tls() if tls is True else tls or None
+    return Client(endpoints, transport=transport, options=options, tls=files)
 
 
 class Client:
@@ -90,7 +100,11 @@ class Client:
 
     Args:
         sources: channels by carrier; by default real ones. Closed with the client.
+        tls: for real channels; None: plain text.
         clock, generator: by default the system's.
+
+    Raises:
+        InvalidConfig: the options want traces, and OpenTelemetry is missing.
     """
 
     def __init__(
@@ -99,6 +113,7 @@ class Client:
         *,
         transport: Carrier = "lane",
         options: ClientOptions | None = None,
+        tls: Tls | None = None,
         sources: dict[Carrier, ChannelSource] | None = None,
         clock: Clock | None = None,
         generator: random.Random | None = None,
@@ -106,6 +121,9 @@ class Client:
         self._bootstrap = tuple(bootstrap)
         self._transport: Carrier = transport
         self._options = options or ClientOptions()
+        if self._options.traces:
+            _check_traces()
+        self._tls = tls
         self._sources = sources
         self._clock = clock or SystemClock()
         self._generator = generator or SystemEntropy().stream("client")
@@ -118,17 +136,13 @@ class Client:
 
         Raises:
             BrokerNotAvailable: nobody answers at any address.
+            TlsHandshakeFailed: one side has TLS and the other has not, or a certificate was refused.
+            InvalidConfig: a file that TLS needs cannot be used.
         """
         if self._context is not None:
             raise InvalidRequest("the client is open already")
         clock = self._clock
-        sources = self._sources
-        if sources is None:
-            timeout_ms = self._options.connect_timeout_ms
-            sources = {
-                "lane": ChannelPool(clock=clock, transport="lane", connect_timeout_ms=timeout_ms),
-                "grpc": ChannelPool(clock=clock, transport="grpc"),
-            }
+        sources = self._real_sources() if self._sources is None else self._sources
         cache = MetadataCache()
         policy = RetryPolicy()
         connections = Connections(
@@ -140,6 +154,8 @@ class Client:
             generator=self._generator,
             policy=policy,
             connect_timeout_ms=self._options.connect_timeout_ms,
+            # Who brings channels of their own has no sockets to ask.
+            diagnose=partial(diagnose, tls=self._tls) if self._sources is None else None,
         )
         try:
             cache.apply(answer_from_wire(await connections.connect()))
@@ -160,6 +176,21 @@ class Client:
         )
         self._admin = Admin(self._context)
         return self
+
+    def _real_sources(self) -> dict[Carrier, ChannelSource]:
+        clock, timeout_ms = self._clock, self._options.connect_timeout_ms
+        files = None if self._tls is None else ClientTls(self._tls)
+        return {
+            "lane": ChannelPool(
+                clock=clock,
+                transport="lane",
+                ssl=None if files is None else files.context,
+                connect_timeout_ms=timeout_ms,
+            ),
+            "grpc": ChannelPool(
+                clock=clock, transport="grpc", credentials=None if files is None else files.credentials()
+            ),
+        }
 
     async def __aexit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -241,6 +272,10 @@ class Client:
             compression=Compression.from_config_name(compression),
             is_idempotent=is_idempotent,
         )
+        if self._options.traces:
+            from logcluster.client.tracing import TracedProducer
+
+            return TracedProducer(options, context=context, acks=acks_number)
         return Producer(options, context=context, acks=acks_number)
 
     def consumer(
@@ -367,6 +402,14 @@ def _fetch_options(
         rack="",
         grace_ms=1_000,
     )
+
+
+def _check_traces() -> None:
+    """Say early, and before anything is sent, that the extra is missing."""
+    try:
+        import logcluster.client.tracing  # noqa: F401
+    except ImportError as error:
+        raise InvalidConfig(str(error), hint="pip install 'logcluster[traces]', or leave out `traces`") from error
 
 
 def _check_range(name: str, value: int, low: int, high: int) -> None:

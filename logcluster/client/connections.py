@@ -20,6 +20,7 @@ from logcluster.model.errors import (
     BrokerNotAvailable,
     LogClusterError,
     RequestTimedOut,
+    TlsHandshakeFailed,
     UnavailableError,
     UnsupportedVersion,
 )
@@ -86,6 +87,7 @@ class Connections:
     Args:
         sources: channels by carrier.
         transport: the carrier for brokers.
+        diagnose: asked of an address that hangs up: whether TLS is why.
     """
 
     def __init__(  # wiring
@@ -99,6 +101,7 @@ class Connections:
         generator: random.Random,
         policy: RetryPolicy,
         connect_timeout_ms: int,
+        diagnose: Callable[[Endpoint], Awaitable[TlsHandshakeFailed | None]] | None = None,
     ) -> None:
         self._bootstrap = tuple(bootstrap)
         self.transport: Carrier = transport
@@ -108,6 +111,7 @@ class Connections:
         self._generator = generator
         self._policy = policy
         self._connect_timeout_ms = connect_timeout_ms
+        self._diagnose = diagnose
         self._stubs: dict[tuple[Carrier, Endpoint], Stubs] = {}
         self._failed_at_ms: dict[tuple[Carrier, Endpoint], int] = {}
 
@@ -162,18 +166,48 @@ class Connections:
 
         Raises:
             BrokerNotAvailable: nobody answers at any bootstrap address.
+            TlsHandshakeFailed: nobody does, for some because of TLS; waiting would not help, so it is said at once.
         """
+        failures: list[LogClusterError] = []
+
+        async def explain(error: LogClusterError) -> None:
+            trouble = await self._tls_trouble(failures)
+            failures.clear()
+            if trouble is not None:
+                raise trouble from error
+
         try:
             return await self._ask_until(
                 lambda stubs: stubs.metadata.GetMetadata,
                 metadata_pb2.GetMetadataRequest(),
                 timeout_ms=self._connect_timeout_ms,
+                on_failure=failures.append,
+                is_worth_it=lambda error: error.retriable and not isinstance(error, TlsHandshakeFailed),
+                after_round=explain,
             )
+        except TlsHandshakeFailed:
+            raise
         except (UnavailableError, UnsupportedVersion) as error:
             addresses = ", ".join(str(endpoint) for endpoint in self._bootstrap)
             raise BrokerNotAvailable(
                 f"no broker can be reached; bootstrap addresses: {addresses} ({error.message})", addresses=addresses
             ) from error
+
+    async def _tls_trouble(self, failures: Sequence[LogClusterError]) -> TlsHandshakeFailed | None:
+        """Whether TLS is why nobody could be talked to, given how all attempts of a round failed."""
+        for failure in failures:
+            if isinstance(failure, TlsHandshakeFailed):
+                return failure
+        if self._diagnose is None:
+            return None
+        # Who does not listen, or hangs, has nothing more to tell.
+        if all(isinstance(failure, RequestTimedOut) or "refused" in failure.message for failure in failures):
+            return None
+        for endpoint in self._bootstrap:
+            trouble = await self._diagnose(endpoint)
+            if trouble is not None:
+                return trouble
+        return None
 
     async def ask_metadata(self, request: metadata_pb2.GetMetadataRequest) -> metadata_pb2.GetMetadataResponse:
         """Ask one broker after the other, once each.
@@ -221,15 +255,22 @@ class Connections:
         attempt_ms_first: int = _ATTEMPT_MS_FIRST,
         on_failure: Callable[[LogClusterError], None] | None = None,
         is_worth_it: Callable[[LogClusterError], bool] = lambda error: error.retriable,
+        after_round: Callable[[LogClusterError], Awaitable[None]] | None = None,
     ) -> Response:
+        """As `ask_any`; `after_round` may raise what says more than the failure of a round."""
         attempt_ms = attempt_ms_first
 
         async def ask(left_ms: int) -> Response:
             nonlocal attempt_ms
             this_attempt_ms, attempt_ms = attempt_ms, min(attempt_ms * 2, max(_ATTEMPT_MS_MAX, attempt_ms_first))
-            return await self._ask_round(
-                method, request, timeout_ms=left_ms, attempt_ms=this_attempt_ms, on_failure=on_failure
-            )
+            try:
+                return await self._ask_round(
+                    method, request, timeout_ms=left_ms, attempt_ms=this_attempt_ms, on_failure=on_failure
+                )
+            except LogClusterError as error:
+                if after_round is not None:
+                    await after_round(error)
+                raise
 
         return await retry(
             ask,
@@ -273,7 +314,7 @@ class Connections:
         addresses = ", ".join(str(endpoint) for endpoint in self._bootstrap)
         if failure is None:
             raise RequestTimedOut(f"no broker answered in time; bootstrap addresses: {addresses}")
-        if isinstance(failure, BrokerNotAvailable):
+        if isinstance(failure, BrokerNotAvailable) and not isinstance(failure, TlsHandshakeFailed):
             raise BrokerNotAvailable("no broker can be reached", addresses=addresses) from failure
         raise failure
 

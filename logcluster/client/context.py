@@ -14,13 +14,14 @@ from logcluster.runtime.clock import Clock
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientOptions:
-    """Times of a client, in ms; see `connect`."""
+    """Times of a client, in ms, and whether it makes traces; see `connect`."""
 
     connect_timeout_ms: int = 2_000
     request_timeout_ms: int = 30_000
     topic_wait_ms: int = 3_000
     metadata_age_ms_max: int = 30_000
     stall_ms: int = 1_000
+    traces: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

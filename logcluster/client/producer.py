@@ -158,10 +158,10 @@ class Producer:
         Cancellation: the record was not taken, or is still written.
         """
         try:
-            future = self.send_nowait(topic, value, key, headers, partition, timestamp_ms)
+            future = self._take(topic, value, key, headers, partition, timestamp_ms)
         except BufferFull:
             await self._wait_for_space(_size_bytes(value, key))
-            future = self.send_nowait(topic, value, key, headers, partition, timestamp_ms)
+            future = self._take(topic, value, key, headers, partition, timestamp_ms)
         return await future
 
     def send_nowait(  # the record's fields
@@ -221,10 +221,21 @@ class Producer:
         accumulator.buffered_size_bytes = buffered_size_bytes
         return RecordFuture(batch, index, timestamp_ms)
 
+    _take = send_nowait
+    """For calls from here: what a subclass adds to `send_nowait` is for calls of the user alone."""
+
     async def send_many(
-        self, topic: str, records: Iterable[bytes | tuple[bytes | None, bytes | None]], *, partition: int | None = None
+        self,
+        topic: str,
+        records: Iterable[bytes | tuple[bytes | None, bytes | None]],
+        *,
+        partition: int | None = None,
+        headers: Headers | Mapping[str, bytes | None] = (),
     ) -> SentRecords:
         """Write many records, values or pairs of key and value, and wait for all; waits when the buffer is full.
+
+        Args:
+            headers: of every one of them.
 
         Raises:
             RecordsLost: some were not written; says how many, where and why, and `outcomes` which ones.
@@ -234,10 +245,11 @@ class Producer:
         """
         sent = SentRecords()
         remaining = iter(records)
+        pairs = list(_pairs(headers))
         self._check_open()
         while chunk := list(islice(remaining, _TURN_RECORDS_MAX)):
             begin = 0
-            while (begin := self._append_chunk(topic, chunk, begin, partition, sent)) < len(chunk):
+            while (begin := self._append_chunk(topic, chunk, begin, partition, pairs, sent)) < len(chunk):
                 record = chunk[begin]
                 await sent.find_held()
                 await self._wait_for_space(_size_bytes(*record) if isinstance(record, tuple) else _size_bytes(record))
@@ -276,12 +288,13 @@ class Producer:
         chunk: list[bytes | tuple[bytes | None, bytes | None]],
         begin: int,
         partition: int | None,
+        headers: Headers,
         sent: SentRecords,
     ) -> int:
         """Append records of the chunk from `begin` on until the buffer is full; returns where to go on."""
         timestamp_ms = self._now_ms()
         if topic not in self._routes and not self._add_known_route(topic):
-            return self._hold_chunk(topic, chunk, begin, partition, sent)
+            return self._hold_chunk(topic, chunk, begin, partition, headers, sent)
         accumulator = self._accumulator
         batch: Batch | None = None
         first = count = size_bytes = 0
@@ -293,7 +306,7 @@ class Producer:
                     added_size_bytes = RECORD_OVERHEAD_BYTES + len(record)
                     if accumulator.buffered_size_bytes + size_bytes + added_size_bytes > self._buffer_size_bytes:
                         break
-                    if batch.append(timestamp_ms, None, record, ()):
+                    if batch.append(timestamp_ms, None, record, headers):
                         size_bytes += added_size_bytes
                         count += 1
                         position += 1
@@ -304,7 +317,7 @@ class Producer:
                     accumulator.buffered_size_bytes += size_bytes
                     batch, size_bytes = None, 0
                 key, value = record if isinstance(record, tuple) else (None, record)
-                future = self.send_nowait(topic, value, key, None, partition, timestamp_ms)
+                future = self._take(topic, value, key, headers, partition, timestamp_ms)
                 position += 1
                 if key is None:
                     batch, first, count = future._batch, future._index, 1
@@ -325,6 +338,7 @@ class Producer:
         chunk: list[bytes | tuple[bytes | None, bytes | None]],
         begin: int,
         partition: int | None,
+        headers: Headers,
         sent: SentRecords,
     ) -> int:
         """As `_append_chunk`, of a topic that is not known yet."""
@@ -333,7 +347,7 @@ class Producer:
             record = chunk[position]
             key, value = record if isinstance(record, tuple) else (None, record)
             try:
-                sent.add_held(self.send_nowait(topic, value, key, None, partition, timestamp_ms), timestamp_ms)
+                sent.add_held(self._take(topic, value, key, headers, partition, timestamp_ms), timestamp_ms)
             except BufferFull:
                 return position
         return len(chunk)
@@ -411,7 +425,7 @@ class Producer:
         """Keep the record until the topic's partitions are known, behind those that came before it."""
         self._check_open()
         if self._add_known_route(topic):
-            return self.send_nowait(topic, value, key, headers, partition, timestamp_ms)
+            return self._take(topic, value, key, headers, partition, timestamp_ms)
         try:
             for field in (key, value):
                 memoryview(field or b"")
@@ -449,7 +463,7 @@ class Producer:
         batch.buffered_size_bytes = 0
         for future, value, key, headers, partition, _ in unrouted.records:
             try:
-                routed = self.send_nowait(topic, value, key, headers, partition, future._timestamp_ms)
+                routed = self._take(topic, value, key, headers, partition, future._timestamp_ms)
             except LogClusterError as error:
                 self._fail_one(topic, future, error)
                 continue

@@ -391,6 +391,19 @@ class BrokerNotAvailable(UnavailableError):
     default_hint = "check the address and that the broker runs: `logcluster dev status`"
 
 
+class TlsHandshakeFailed(BrokerNotAvailable):
+    """No connection, for want of trust or of a common language: TLS on one side only, or a refused certificate.
+
+    Nothing was sent. It goes on as soon as the certificates fit again, so calls retry it; `connect` does not.
+    """
+
+    code = 1008
+    retriable = True
+    definite = True
+    refresh_metadata = True
+    default_hint = "both sides need TLS, or neither; each must trust the other's certificate (docs/security.md)"
+
+
 class ShuttingDown(UnavailableError):
     """The broker is shutting down."""
 
@@ -479,7 +492,9 @@ class UnknownServerError(InternalError):
 def _concrete(error_type: type[LogClusterError]) -> list[type[LogClusterError]]:
     found: list[type[LogClusterError]] = []
     for child in error_type.__subclasses__():
-        found.extend(_concrete(child) or [child])
+        if "code" in vars(child):  # A family has no number of its own.
+            found.append(child)
+        found.extend(_concrete(child))
     return found
 
 

@@ -5,7 +5,6 @@ A pool is bounded; a peer that has left the cluster is forgotten by whoever lear
 
 from __future__ import annotations
 
-import ssl as ssl_module
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
@@ -16,6 +15,7 @@ from logcluster.model.ids import Endpoint
 from logcluster.rpc.grpc_carrier import grpc_channel
 from logcluster.rpc.lane.channel import LaneChannel
 from logcluster.rpc.lane.network import CONNECT_TIMEOUT_MS_DEFAULT, LaneNetwork, LaneOptions
+from logcluster.rpc.tls import ContextSource
 from logcluster.runtime.clock import Clock
 from logcluster.wire.status import is_connection_refused
 
@@ -29,7 +29,7 @@ class ChannelPool:
     """Owner of the channels to all peers of one process.
 
     Args:
-        ssl: for the lane; `credentials` is its counterpart for grpc.
+        ssl: for the lane, or what gives the context for the next connection; `credentials` is its counterpart for grpc.
         on_disconnect: told the endpoint and the reason when a lane connection has ended.
     """
 
@@ -38,7 +38,7 @@ class ChannelPool:
         *,
         clock: Clock,
         transport: Transport = "lane",
-        ssl: ssl_module.SSLContext | None = None,
+        ssl: ContextSource | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         connect_timeout_ms: int = CONNECT_TIMEOUT_MS_DEFAULT,
         on_disconnect: Callable[[Endpoint, Exception | None], None] | None = None,

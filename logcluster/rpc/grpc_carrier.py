@@ -22,6 +22,7 @@ KEEPALIVE_TIMEOUT_MS: Final = 10_000
 KEEPALIVE_MIN_INTERVAL_MS: Final = 10_000
 RECONNECT_BACKOFF_MS_MIN: Final = 100
 RECONNECT_BACKOFF_MS_MAX: Final = 1_000
+SECURE_CONNECT_TIMEOUT_MS: Final = 3_000
 
 _COMMON_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.max_send_message_length", limits.FRAME_SIZE_BYTES_MAX),
@@ -50,6 +51,12 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.enable_http_proxy", 0),
     # Each channel its own connection: a closed channel's state must not speak for a new one.
     ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+SECURE_CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
+    # The name misleads: it also bounds one attempt, and a TLS handshake takes turns and processor time.
+    ("grpc.min_reconnect_backoff_ms", SECURE_CONNECT_TIMEOUT_MS),
 )
 
 
@@ -184,7 +191,9 @@ def grpc_channel(
     options: Sequence[tuple[str, Any]] = (),
 ) -> grpc.aio.Channel:
     """Open a channel; it connects on the first call. Later `options` override ours."""
-    merged = [*CHANNEL_OPTIONS, *options]
+    # Of two values for one name grpc takes the first.
+    ours = dict(CHANNEL_OPTIONS) if credentials is None else {**dict(CHANNEL_OPTIONS), **dict(SECURE_CHANNEL_OPTIONS)}
+    merged = list({**ours, **dict(options)}.items())
     if credentials is None:
         return grpc.aio.insecure_channel(str(endpoint), options=merged)
     return grpc.aio.secure_channel(str(endpoint), credentials, options=merged)

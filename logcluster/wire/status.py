@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from logcluster.model import errors, limits
 from logcluster.model.errors import LogClusterError
 from logcluster.wire.gen.logcluster.v1 import errors_pb2
+from logcluster.wire.handshakes import is_handshake_failure, meaning
 
 StatusCode = grpc.StatusCode
 DETAILS_KEY: Final = "grpc-status-details-bin"
@@ -118,9 +119,7 @@ def error_from_rpc(error: grpc.aio.AioRpcError) -> LogClusterError:
     code, details = error.code(), error.details() or error.code().name
     not_sent = isinstance(error, CallNotSentError) or is_connection_refused(error)
     if code is StatusCode.UNAVAILABLE:
-        if not_sent:
-            return errors.BrokerNotAvailable(details, status=code.name)
-        return errors.Disconnected(details, status=code.name)
+        return _unavailable(details, not_sent=not_sent)
     if code is StatusCode.DEADLINE_EXCEEDED:
         if not_sent:
             return errors.BrokerNotAvailable(f"the call was not sent in time: {details}", status=code.name)
@@ -139,6 +138,15 @@ def error_from_rpc(error: grpc.aio.AioRpcError) -> LogClusterError:
     if code is StatusCode.UNIMPLEMENTED:
         return errors.UnsupportedVersion(details, status=code.name)
     return errors.UnknownServerError(details, status=code.name)
+
+
+def _unavailable(details: str, *, not_sent: bool) -> LogClusterError:
+    status = StatusCode.UNAVAILABLE.name
+    if is_handshake_failure(details):
+        return errors.TlsHandshakeFailed(meaning(details), status=status)
+    if not_sent:
+        return errors.BrokerNotAvailable(details, status=status)
+    return errors.Disconnected(details, status=status)
 
 
 def is_connection_refused(error: BaseException) -> bool:

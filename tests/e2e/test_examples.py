@@ -29,6 +29,16 @@ def test_python_example_writes_and_reads(cluster: SyncCluster) -> None:
     assert finished.stdout.count('{"id": ') == 10
 
 
+def test_traces_example_has_one_trace_per_order(cluster: SyncCluster) -> None:
+    finished = run([sys.executable, "-m", "examples.traces", cluster.bootstrap], ROOT, timeout_s=50)
+
+    assert finished.returncode == 0, finished.stderr
+    lines = [line for line in finished.stdout.splitlines() if "  parent " in line]
+    traces = [line.split()[0] for line in lines]
+    assert len(traces) == 12 and {traces.count(trace) for trace in traces} == {4}
+    assert sum("process example-traced-orders" in line for line in lines) == 3
+
+
 def test_testing_example_survives_its_kill() -> None:
     finished = run([sys.executable, "-m", "examples.survive_a_kill"], ROOT, timeout_s=50)
 

@@ -467,7 +467,7 @@ class GroupConsumer(Consumer):
         What is committed of a partition is everything below its first record that is not handled.
 
         Args:
-            handler: a coroutine function that takes a record.
+            handler: a coroutine function that takes a record; with traces on, each call of it is a span.
 
         Raises:
             Exception: what the handler raised first; nothing from that record on is committed of its partition.
@@ -476,6 +476,10 @@ class GroupConsumer(Consumer):
         """
         if concurrency < 1:
             raise InvalidRequest("concurrency is at least 1")
+        if self._context.options.traces:
+            from logcluster.client.tracing import traced
+
+            handler = traced(handler, group=self._group_options.member.group)
         self._unfinished = Unfinished(self._came_back.set)
         try:
             await process(self, handler, self._unfinished, concurrency=concurrency)

@@ -32,6 +32,7 @@ from logcluster.rpc.lane.stubs import (
     UnaryStreamMultiCallable,
     UnaryUnaryMultiCallable,
 )
+from logcluster.rpc.tls import CLOSED_AFTER_HANDSHAKE, ContextSource, handshake_failure
 from logcluster.runtime.clock import Clock
 from logcluster.runtime.scope import TaskScope
 from logcluster.wire.status import is_connection_refused, status_from_error
@@ -61,7 +62,7 @@ class LaneChannel:
 
     Args:
         endpoint: where the peer's lane listens.
-        ssl: context of the client side, or None for plain TCP.
+        ssl: context of the client side, or what gives the one for the next connection; None for plain TCP.
         connect_timeout_ms: bound of one attempt, TCP, TLS and preface together.
         on_disconnect: told when an established connection has ended: with the reason, or None if this side closed.
         network: TCP by default; the simulator gives its own.
@@ -74,7 +75,7 @@ class LaneChannel:
         endpoint: Endpoint,
         *,
         clock: Clock,
-        ssl: ssl_module.SSLContext | None = None,
+        ssl: ContextSource | None = None,
         connect_timeout_ms: int = CONNECT_TIMEOUT_MS_DEFAULT,
         on_disconnect: DisconnectCallback | None = None,
         options: LaneOptions | None = None,
@@ -282,7 +283,8 @@ class LaneChannel:
         connection: ClientConnection | None = None
         try:
             async with asyncio.timeout(self._connect_timeout_ms / 1000):
-                connection = await self._network.connect(self._new_connection, self.endpoint, ssl_context=self._ssl)
+                ssl = self._ssl() if callable(self._ssl) else self._ssl
+                connection = await self._network.connect(self._new_connection, self.endpoint, ssl_context=ssl)
                 await connection.ready
         except frames.VersionMismatch as error:
             self._refuse_waiting(error)
@@ -298,7 +300,7 @@ class LaneChannel:
             return False
         except OSError as error:
             probe("lane.connection.refused")
-            self._refuse_waiting(error)
+            self._refuse_waiting(error, is_after_handshake=connection is not None and self._ssl is not None)
             return False
         except asyncio.CancelledError:
             if connection is not None:
@@ -323,10 +325,15 @@ class LaneChannel:
             elif pending.message is None or self._fits(call, connection, pending.message):
                 connection.open_call(call, pending.path, pending.message, pending.metadata)
 
-    def _refuse_waiting(self, error: Exception) -> None:
+    def _refuse_waiting(self, error: Exception, *, is_after_handshake: bool = False) -> None:
         code, trailing = StatusCode.UNAVAILABLE, ()
         details = f"cannot connect to {self.endpoint}: {_reason(error)}"
-        if isinstance(error, frames.VersionMismatch):
+        trouble = _tls_trouble(error, is_after_handshake=is_after_handshake)
+        if trouble is not None:
+            code, details, trailing = status_from_error(  # type: ignore[assignment]  # a longer tuple than ()
+                errors.TlsHandshakeFailed(f"cannot connect to {self.endpoint}: {trouble}")
+            )
+        elif isinstance(error, frames.VersionMismatch):
             code, details, trailing = status_from_error(  # type: ignore[assignment]  # a longer tuple than ()
                 errors.UnsupportedVersion(details, peer_version=error.peer_version)
             )
@@ -363,6 +370,18 @@ def checked_metadata(metadata: Metadata) -> list[tuple[str, str | bytes]]:
             raise ValueError(f"metadata {key!r} must be bytes")
         items.append((key, value))
     return items
+
+
+def _tls_trouble(error: Exception, *, is_after_handshake: bool) -> str | None:
+    """What TLS has to do with a failed attempt, if anything."""
+    if isinstance(error, ssl_module.SSLError):
+        return handshake_failure(error)
+    if isinstance(error, frames.TlsMismatch):
+        return str(error)
+    if is_after_handshake and isinstance(error, ConnectionError):
+        # TLS 1.3 lets a client send before the server has looked at its certificate.
+        return CLOSED_AFTER_HANDSHAKE
+    return None
 
 
 def _reason(error: Exception) -> str:

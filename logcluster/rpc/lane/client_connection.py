@@ -16,6 +16,9 @@ from logcluster.rpc.lane.network import LaneOptions
 
 StatusCode = grpc.StatusCode
 METHODS_PER_CONNECTION_MAX: Final = 4_096
+CLOSED_EARLY: Final = (
+    "the peer closed the connection before its preface, as one does that speaks TLS to one that does not"
+)
 CALL_ID_MAX: Final = 2**32 - 1
 
 
@@ -36,9 +39,18 @@ class ClientConnection(LaneConnection[ClientCall]):
 
     def on_closed(self, error: Exception | None) -> None:
         if not self.ready.done():
-            self.ready.set_exception(error or ConnectionResetError("the peer closed the connection before its preface"))
+            self.ready.set_exception(error or ConnectionResetError(CLOSED_EARLY))
             self.ready.exception()  # Seen here, should nobody wait any more.
         self._on_end(self, error)
+
+    def _close_transport(self) -> None:
+        transport = self._transport
+        if transport is not None and transport.get_extra_info("sslcontext") is not None:
+            # Frames say where a call ends, so nobody needs TLS's own farewell. It takes a round trip, for which the
+            # loop of a program that is done does not live.
+            transport.abort()
+            return
+        super()._close_transport()
 
     def open_call(self, call: ClientCall, path: str, message: bytes | None, metadata: bytes) -> None:
         """Queue the opening frame of `call`; `message` is its unary request."""

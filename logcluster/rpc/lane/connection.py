@@ -351,8 +351,10 @@ class LaneConnection(LaneProtocol, ABC, Generic[CallType]):
         transport = self._transport
         if transport is None:
             return
+        # asyncio's TLS transport has no buffer to ask about once it is closed a second time.
+        unsent = transport.get_write_buffer_size() if transport.is_closing() else None
         transport.close()
-        if transport.get_write_buffer_size():
+        if transport.get_write_buffer_size() if unsent is None else unsent:
             # A peer that takes nothing must not keep the socket open for ever.
             self.loop.call_later(self.options.keepalive_timeout_ms / 1000, transport.abort)
 

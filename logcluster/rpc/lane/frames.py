@@ -61,6 +61,8 @@ READ_BUFFER_SIZE_BYTES: Final = 128 * 1024
 STATUS_DETAILS_SIZE_BYTES_MAX: Final = 4 * 1024
 
 Buffer = bytes | bytearray
+TLS_RECORD_KINDS: Final = (b"\x15", b"\x16")
+"""First bytes of a TLS alert and of a handshake; the version's 3 comes next (RFC 8446, 5.1)."""
 MetadataItems = Sequence[tuple[str, str | bytes]]
 Frame = tuple[int, int, Buffer]
 """Kind, call id, payload."""
@@ -78,6 +80,10 @@ class VersionMismatch(FrameError):
         self.peer_version = peer_version
 
 
+class TlsMismatch(FrameError):
+    """The peer speaks TLS where plain text was expected."""
+
+
 def encode_preface(*, stream_credit_bytes: int, frame_size_bytes_max: int) -> bytes:
     """Build what each side sends first."""
     return PREFACE.pack(MAGIC, VERSION, stream_credit_bytes, frame_size_bytes_max)
@@ -88,8 +94,11 @@ def check_preface_start(data: Buffer) -> None:
 
     Raises:
         FrameError: these are not the first bytes of a lane connection.
+        TlsMismatch: they are those of TLS.
         VersionMismatch: they are, of another version.
     """
+    if data[:1] in TLS_RECORD_KINDS and data[1:2] == b"\x03":
+        raise TlsMismatch("the peer speaks TLS, and this side does not")
     if not MAGIC.startswith(data[: len(MAGIC)]):
         raise FrameError("the peer does not speak the lane protocol")
     if len(data) > len(MAGIC) and data[len(MAGIC)] != VERSION:

@@ -19,6 +19,9 @@ from logcluster.model.ids import Endpoint
 
 WRITE_BUFFER_SIZE_BYTES: Final = 1024 * 1024
 CONNECT_TIMEOUT_MS_DEFAULT: Final = 3_000
+HANDSHAKE_TIMEOUT_S: Final = 5.0
+SHUTDOWN_TIMEOUT_S: Final = 2.0
+"""How long the end of a TLS connection waits for the peer's consent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,14 +103,31 @@ class TcpNetwork:
         self, factory: Callable[[], LaneProtocol], host: str, port: int, *, ssl_context: ssl.SSLContext | None
     ) -> Listener:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(factory, host, port, ssl=ssl_context, backlog=1024, reuse_address=True)
+        server = await loop.create_server(
+            factory,
+            host,
+            port,
+            ssl=ssl_context,
+            backlog=1024,
+            reuse_address=True,
+            # Without a context asyncio refuses them; its own are a minute, and half of one.
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if ssl_context else None,
+            ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S if ssl_context else None,
+        )
         return _TcpListener(server)
 
     async def connect(
         self, factory: Callable[[], ConnectionType], endpoint: Endpoint, *, ssl_context: ssl.SSLContext | None
     ) -> ConnectionType:
         loop = asyncio.get_running_loop()
-        _transport, protocol = await loop.create_connection(factory, endpoint.host, endpoint.port, ssl=ssl_context)
+        _transport, protocol = await loop.create_connection(
+            factory,
+            endpoint.host,
+            endpoint.port,
+            ssl=ssl_context,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if ssl_context else None,
+            ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S if ssl_context else None,
+        )
         return protocol
 
 

@@ -9,7 +9,6 @@ deadline passes or the server's grace period is over.
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl as ssl_module
 from collections.abc import Sequence
 from typing import Any, Final
@@ -32,8 +31,6 @@ from logcluster.rpc.lane.network import LaneNetwork, LaneOptions, Listener, TcpN
 from logcluster.runtime.clock import Clock
 from logcluster.wire.status import status_from_error
 
-logger = logging.getLogger("logcluster.rpc.lane")
-
 StatusCode = grpc.StatusCode
 METHODS_PER_CONNECTION_MAX: Final = 4_096
 
@@ -45,6 +42,11 @@ class ServerConnection(LaneConnection[ServerCall]):
         super().__init__(options=server.options, is_server=True)
         self.server = server
         self._methods: dict[int, tuple[str, BoundMethod | None]] = {}
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # Not earlier: a peer that fails at the TLS handshake never gets here, and nobody would tell of its end.
+        self.server.connection_opened(self)
 
     def on_ready(self) -> None:
         if self.server.is_stopping:
@@ -167,6 +169,7 @@ class LaneServer:
         self.name = name
         self.boundary = boundary or Boundary()
         self.is_stopping = False
+        self._is_stopped = False
         self.calls_total = 0
         self.calls_refused = 0
         self.connections_total = 0
@@ -234,6 +237,7 @@ class LaneServer:
             for call in list(connection.calls.values()):
                 call.stop_now(StatusCode.UNAVAILABLE, "the server is shutting down")
             connection.close()
+        self._is_stopped = True
         while self._running:
             await asyncio.wait(list(self._running))
 
@@ -282,16 +286,20 @@ class LaneServer:
                 _wake(waiter)
             self._idle_waiters.clear()
 
+    def connection_opened(self, connection: ServerConnection) -> None:
+        """Count a connection whose transport is there, or refuse it."""
+        self.connections_total += 1
+        self._connections[connection] = None
+        if self._is_stopped:
+            connection.fail(ConnectionAbortedError("the server has stopped"))
+        elif len(self._connections) > self.options.connections_max:
+            connection.fail(frames.FrameError("too many connections"))
+
     def connection_closed(self, connection: ServerConnection) -> None:
         self._connections.pop(connection, None)
 
     def _connection_made(self) -> ServerConnection:
-        connection = ServerConnection(self)
-        self.connections_total += 1
-        self._connections[connection] = None
-        if len(self._connections) > self.options.connections_max:
-            connection.loop.call_soon(connection.fail, frames.FrameError("too many connections"))
-        return connection
+        return ServerConnection(self)
 
 
 class _CallDetails(grpc.HandlerCallDetails):

@@ -20,7 +20,9 @@ def test_every_error_is_there_under_its_name() -> None:
     assert issubclass(logcluster.RecordsLost, logcluster.LogClusterError)
 
 
-@pytest.mark.parametrize("name", ["connect", "Client", "Producer", "Consumer", "RecordAck", "ConsumerRecord", "sync"])
+@pytest.mark.parametrize(
+    "name", ["connect", "Client", "Producer", "Consumer", "RecordAck", "ConsumerRecord", "Tls", "sync", "tracing"]
+)
 def test_name_is_there(name: str) -> None:
     assert getattr(logcluster, name) is not None
     assert name in dir(logcluster)
@@ -43,7 +45,8 @@ def test_importing_the_client_loads_no_server() -> None:
 
 
 def test_importing_the_package_loads_next_to_nothing() -> None:
-    source = "import sys, logcluster; print([name for name in ('grpc', 'aiokafka', 'asyncio') if name in sys.modules])"
+    names = "('grpc', 'aiokafka', 'asyncio', 'opentelemetry')"
+    source = f"import sys, logcluster; print([name for name in {names} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
