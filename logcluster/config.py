@@ -69,6 +69,23 @@ class ListenersSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return self.advertised_host or self.host
 
 
+class TlsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Certificates, for the lane and gRPC listeners and for connections to other nodes; all empty: plain text."""
+
+    cert_file: str = ""
+    """This node's certificate with its chain, PEM; for every name that clients and nodes connect to."""
+    key_file: str = ""
+    ca_file: str = ""
+    """Authorities of the other nodes, and with `client_auth = "required"` of all clients."""
+    client_auth: Literal["none", "required"] = "none"
+    reload_interval_s: Annotated[int, Meta(ge=1, le=24 * 60 * 60)] = 60
+    """How often the files are looked at; renewed ones serve new connections, the existing ones go on."""
+
+    @property
+    def is_on(self) -> bool:
+        return bool(self.cert_file)
+
+
 class QuorumSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The metadata quorum."""
 
@@ -167,6 +184,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     quorum: QuorumSection
     data: DataSection
     listeners: ListenersSection = ListenersSection()
+    tls: TlsSection = TlsSection()
     broker: BrokerSection = BrokerSection()
     groups: GroupsSection = GroupsSection()
     log: LogSection = LogSection()
@@ -339,7 +357,24 @@ def _readable(message: str) -> str:
     return f"{where.strip('`').removeprefix('$').removeprefix('.')}: {text}"
 
 
+def _check_tls(tls: TlsSection) -> None:
+    files = {"cert_file": tls.cert_file, "key_file": tls.key_file, "ca_file": tls.ca_file}
+    missing = [f"tls.{key}" for key, path in files.items() if not path]
+    if len(missing) not in {0, len(files)}:
+        given = next(f"tls.{key}" for key, path in files.items() if path)
+        raise InvalidConfig(
+            f"{given} is set, and {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not",
+            hint="TLS needs cert_file, key_file and ca_file; leave all three empty for plain text",
+        )
+    if tls.client_auth != "none" and not tls.is_on:
+        raise InvalidConfig(
+            f'tls.client_auth = "{tls.client_auth}", but tls.cert_file, tls.key_file and tls.ca_file are empty',
+            hint="set them: without TLS nobody can be asked for a certificate",
+        )
+
+
 def _check(config: NodeConfig) -> None:
+    _check_tls(config.tls)
     voters = config.voter_endpoints()
     if not config.node.roles:
         raise InvalidConfig("node.roles must name controller, broker or both")

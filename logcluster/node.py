@@ -58,6 +58,7 @@ from logcluster.rpc.grpc_carrier import GrpcServer, build_grpc_server
 from logcluster.rpc.interceptors import Boundary
 from logcluster.rpc.lane.network import LaneNetwork
 from logcluster.rpc.lane.server import LaneServer
+from logcluster.rpc.node_tls import NodeTls
 from logcluster.runtime import failpoints, process
 from logcluster.runtime.clock import Clock, SystemClock, block_ms
 from logcluster.runtime.disk import DiskExecutor, ThreadedDisk
@@ -180,7 +181,16 @@ class Node:
     async def _start(self) -> None:
         """Build and start everything, in this order; the exit stack stops it in the reverse one."""
         self._stack.callback(self._disk.close)
-        self.channels = ChannelPool(clock=self._clock, on_disconnect=self._on_disconnect, network=self._network)
+        self.tls: NodeTls | None = None
+        if self.config.tls.is_on:
+            self.tls = NodeTls(self.config.tls, clock=self._clock, disk=self._disk)
+            await self._stack.enter_async_context(self.tls)
+        self.channels = ChannelPool(
+            clock=self._clock,
+            ssl=self.tls.client_context if self.tls else None,
+            on_disconnect=self._on_disconnect,
+            network=self._network,
+        )
         self._stack.push_async_callback(self.channels.close)
         self._open_logs()
         self._build_broker()
@@ -227,8 +237,7 @@ class Node:
         else:
             self.logs.close(clean=False)
 
-    def _on_directory_failure(self, error: LogClusterError) -> None:
-        log.error("log_directory_failed", error=error.message)
+    def _on_directory_failure(self, _error: LogClusterError) -> None:
         self.lifecycle.report_log_directory_failure()
 
     # -- quorum and controller -----------------------------------------------------------------------------------
@@ -402,13 +411,18 @@ class Node:
         self.metrics = NodeMetrics(config, clock=self._clock, disk=self._disk)
         self.lane_endpoint = Endpoint(config.listeners.host, config.listeners.lane_port)
         self.lane = LaneServer(
-            clock=self._clock, boundary=Boundary(), name=f"lane-{config.node.id}", network=self._network
+            clock=self._clock,
+            boundary=Boundary(),
+            ssl=self.tls.server_context if self.tls else None,
+            name=f"lane-{config.node.id}",
+            network=self._network,
         )
         self.grpc: GrpcServer | None = None
         if not self._is_lane_only:
             self.grpc = build_grpc_server(
                 clock=self._clock,
                 interceptors=self.metrics.grpc_interceptors(),
+                credentials=self.tls.grpc_credentials() if self.tls else None,
                 reflected_services=PUBLIC_SERVICES,
             )
         self.http = HttpEndpoint(
@@ -517,7 +531,7 @@ class Node:
         raft = self.raft
         if raft is None or not raft.is_leader:
             return None
-        matched = raft.peer_match_indexes()
+        matched, silences_ms = raft.peer_match_indexes(), raft.peer_silences_ms()
         return metadata_pb2.DescribeQuorumResponse(
             leader_id=raft.leader_id,
             term=raft.term,
@@ -529,6 +543,7 @@ class Node:
                     host=voter.host,
                     port=voter.port,
                     match_index=matched.get(voter.node_id, raft.last_log_index),
+                    last_contact_ms=silences_ms.get(voter.node_id),
                 )
                 for voter in raft.voters
             ],

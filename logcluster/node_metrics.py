@@ -32,6 +32,7 @@ from logcluster.metrics.node_sources import (
     lane_source,
     node_source,
     server_source,
+    tls_source,
 )
 from logcluster.metrics.quorum_sources import ControllerSource, collect_raft
 from logcluster.metrics.requests import MeasuringInterceptor, RequestMeasures
@@ -40,6 +41,7 @@ from logcluster.node_groups import NodeGroups
 from logcluster.rpc.grpc_carrier import GrpcServer
 from logcluster.rpc.interceptors import Interceptor
 from logcluster.rpc.lane.server import LaneServer
+from logcluster.rpc.node_tls import NodeTls
 from logcluster.runtime.clock import Clock
 from logcluster.runtime.disk import DiskExecutor
 from logcluster.runtime.scope import TaskScope
@@ -61,6 +63,8 @@ class MeasuredNode(Protocol):
     def lane(self) -> LaneServer: ...
     @property
     def grpc(self) -> GrpcServer | None: ...
+    @property
+    def tls(self) -> NodeTls | None: ...
 
     @property
     def logs(self) -> LogManager: ...
@@ -101,6 +105,8 @@ class NodeMetrics(Metrics):
         self.add(server_source(servers))
         self.add(lane_source(node.lane))
         self.add(error_source(errors))
+        if node.tls is not None:
+            self.add(tls_source(node.tls))
         self._watch_logs(node.replicas)
         if node.controller is not None and node.raft is not None:
             controller = ControllerSource(node.controller)

@@ -28,6 +28,7 @@ from logcluster.runtime.entropy import SystemEntropy
 
 if TYPE_CHECKING:
     from logcluster.client.client import Client
+    from logcluster.model.tls import Tls
 
 Result = TypeVar("Result")
 STOP_TIMEOUT_MS: Final = 5_000
@@ -39,6 +40,7 @@ class Cluster:
     Args:
         brokers: how many; the first three are controllers too.
         settings: additions to every node.toml, section -> key -> value.
+        tls: how its clients connect, where `settings` have a section `tls`; as of `logcluster.connect`.
         directory: where to keep the files; they are then not deleted. Default: a temporary directory.
         ready_timeout_ms: how long the start may take.
     """
@@ -48,6 +50,7 @@ class Cluster:
         brokers: int = 3,
         *,
         settings: Mapping[str, Mapping[str, object]] | None = None,
+        tls: Tls | bool = False,
         directory: Path | str | None = None,
         ready_timeout_ms: int = READY_TIMEOUT_MS,
     ) -> None:
@@ -55,6 +58,7 @@ class Cluster:
             raise ValueError(f"a cluster has at least one broker, not {brokers}")
         self._brokers = brokers
         self._settings: Settings = settings or {}
+        self._tls = tls
         self._is_temporary = directory is None
         self._directory = Path(directory) if directory is not None else None
         self._ready_timeout_ms = ready_timeout_ms
@@ -133,7 +137,7 @@ class Cluster:
         """A client of this cluster, not yet connected; `options` go to `logcluster.connect`."""
         import logcluster
 
-        return logcluster.connect(self.bootstrap, **options)
+        return logcluster.connect(self.bootstrap, **{"tls": self._tls, **options})
 
     async def kill(self, broker_id: int) -> None:
         """kill -9."""

@@ -14,15 +14,7 @@ from typing import Annotated
 import typer
 
 from logcluster.cli import admin, bench, brokers, debug, dev, doctor, generate, group, sim, stream, top
-from logcluster.cli.command import (
-    BootstrapOption,
-    OutputOption,
-    Settings,
-    TimeoutOption,
-    command,
-    initial_settings,
-    with_options,
-)
+from logcluster.cli.command import Settings, command, taking_global_options
 from logcluster.cli.server_extra import require_server_extra
 
 app = typer.Typer(
@@ -57,17 +49,10 @@ def _print_version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def _root(
-    context: typer.Context,
-    bootstrap: BootstrapOption = None,
-    output: OutputOption = None,
-    timeout: TimeoutOption = None,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    context.obj = with_options(initial_settings(), bootstrap=bootstrap, output=output, timeout=timeout)
+VersionOption = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+]
+app.callback()(taking_global_options({"version": VersionOption}))
 
 
 @command(app, "serve", example="logcluster serve --config node.toml --set log.level=debug")
@@ -107,4 +92,6 @@ def _stop_with_parent() -> None:
 
 def main() -> None:
     """Entry point of the console script and of `python -m logcluster`."""
+    # grpc reports failed TLS handshakes on standard error by itself; ours say what they mean.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     app(prog_name="logcluster")

@@ -63,7 +63,7 @@ async def target(
 
     options: dict[str, Any] = {"transport": transport}
     if settings.has_bootstrap:
-        yield Target(settings.bootstrap, options)
+        yield Target(settings.bootstrap, {**options, "tls": settings.tls or False})
         return
     async with Cluster(brokers=brokers) as cluster:
         yield Target(cluster.bootstrap, options, cluster)

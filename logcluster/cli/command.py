@@ -1,8 +1,8 @@
 """What every command shares: global options, error reports, exit codes.
 
-`@command(...)` gives a function the global options `--bootstrap`, `-o`, `--timeout`, which may stand before or after
-the subcommand (the later one wins), runs it (coroutines too), and turns an error of the tree into text or JSON on
-standard error and an exit code. Standard output carries data only.
+`@command(...)` gives a function the global options `--bootstrap`, `-o`, `--timeout`, `--tls` and its files, which may
+stand before or after the subcommand (the later one wins), runs it (coroutines too), and turns an error of the tree into
+text or JSON on standard error and an exit code. Standard output carries data only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -32,8 +32,15 @@ from logcluster.model.errors import (
     UnknownTopicOrPartition,
 )
 
+if TYPE_CHECKING:
+    from logcluster.model.tls import Tls
+
 BOOTSTRAP_DEFAULT: Final = "127.0.0.1:7070"
 BOOTSTRAP_VARIABLE: Final = "LOGCLUSTER_BOOTSTRAP"
+TLS_CA_VARIABLE: Final = "LOGCLUSTER_TLS_CA_FILE"
+TLS_CERT_VARIABLE: Final = "LOGCLUSTER_TLS_CERT_FILE"
+TLS_KEY_VARIABLE: Final = "LOGCLUSTER_TLS_KEY_FILE"
+"""The same that configure a node, so that the command line within a node's container reaches the cluster."""
 TIMEOUT_DEFAULT: Final = "30s"
 
 
@@ -66,6 +73,24 @@ class Settings:
     output: OutputFormat = OutputFormat.TABLE
     timeout_ms: int = 30_000
     has_timeout: bool = False
+    has_tls: bool = False
+    """Speak TLS; the files say with whom, and who this is."""
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+
+    @property
+    def tls(self) -> Tls | None:
+        """For `logcluster.connect`; None: plain text.
+
+        Raises:
+            InvalidConfig: a certificate without its key, or a key without its certificate.
+        """
+        if not self.has_tls:
+            return None
+        from logcluster.model.tls import Tls
+
+        return Tls(ca_file=self.tls_ca, cert_file=self.tls_cert, key_file=self.tls_key)
 
     @property
     def is_json(self) -> bool:
@@ -95,22 +120,69 @@ TimeoutOption = Annotated[
     str | None,
     typer.Option("--timeout", metavar="TIME", help=f"How long to wait: 500ms, 10s, 2m. [default: {TIMEOUT_DEFAULT}]"),
 ]
+TlsOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--tls/--no-tls",
+        help=f"Speak TLS; without --tls-ca the system's authorities are trusted. [default: if {TLS_CA_VARIABLE} is]",
+    ),
+]
+TlsCaOption = Annotated[
+    str | None,
+    typer.Option("--tls-ca", metavar="FILE", help=f"Speak TLS; authorities to trust. [env: {TLS_CA_VARIABLE}]"),
+]
+TlsCertOption = Annotated[
+    str | None,
+    typer.Option("--tls-cert", metavar="FILE", help=f"Own certificate, with --tls-key. [env: {TLS_CERT_VARIABLE}]"),
+]
+TlsKeyOption = Annotated[
+    str | None, typer.Option("--tls-key", metavar="FILE", help=f"Key to --tls-cert. [env: {TLS_KEY_VARIABLE}]")
+]
+GLOBAL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
+    ("bootstrap", BootstrapOption),
+    ("output", OutputOption),
+    ("timeout", TimeoutOption),
+    ("tls", TlsOption),
+    ("tls_ca", TlsCaOption),
+    ("tls_cert", TlsCertOption),
+    ("tls_key", TlsKeyOption),
+)
 
 
 def initial_settings() -> Settings:
-    """Defaults and environment."""
+    """Defaults and environment; an empty variable counts as absent."""
     bootstrap = os.environ.get(BOOTSTRAP_VARIABLE)
-    return Settings(bootstrap=bootstrap, has_bootstrap=True) if bootstrap else Settings()
+    tls_ca = os.environ.get(TLS_CA_VARIABLE) or None
+    return Settings(
+        bootstrap=bootstrap or BOOTSTRAP_DEFAULT,
+        has_bootstrap=bool(bootstrap),
+        has_tls=tls_ca is not None,
+        tls_ca=tls_ca,
+        tls_cert=os.environ.get(TLS_CERT_VARIABLE) or None,
+        tls_key=os.environ.get(TLS_KEY_VARIABLE) or None,
+    )
 
 
 def with_options(
-    settings: Settings, *, bootstrap: str | None, output: OutputFormat | None, timeout: str | None
+    settings: Settings,
+    *,
+    bootstrap: str | None = None,
+    output: OutputFormat | None = None,
+    timeout: str | None = None,
+    **tls: Any,
 ) -> Settings:
     """`settings` with the options that were given.
+
+    Args:
+        tls: `tls`, `tls_ca`, `tls_cert` and `tls_key`, as far as they were given.
 
     Raises:
         typer.BadParameter: an option's text cannot be read.
     """
+    is_wanted = tls.pop("tls", None)
+    files = {name: path for name, path in tls.items() if path is not None}
+    if files or is_wanted is not None:
+        settings = replace(settings, has_tls=is_wanted is not False, **files)
     if bootstrap is not None:
         check_bootstrap(bootstrap)
         settings = replace(settings, bootstrap=bootstrap, has_bootstrap=True)
@@ -125,17 +197,36 @@ def new_group(summary: str) -> typer.Typer:
     """A group of commands; it takes the global options, too, for `logcluster topic -o json ls`."""
     group = typer.Typer(help=summary, no_args_is_help=True, rich_markup_mode=None)
 
-    @group.callback()
-    def _options(
-        context: typer.Context,
-        bootstrap: BootstrapOption = None,
-        output: OutputOption = None,
-        timeout: TimeoutOption = None,
-    ) -> None:
-        base = context.obj if isinstance(context.obj, Settings) else initial_settings()
-        context.obj = with_options(base, bootstrap=bootstrap, output=output, timeout=timeout)
-
+    group.callback()(taking_global_options())
     return group
+
+
+def taking_global_options(also: dict[str, Any] | None = None) -> Callable[..., None]:
+    """A callback that puts the global options into the context, and takes no notice of the options in `also`."""
+
+    def take(context: typer.Context, **values: Any) -> None:
+        for name in also or ():
+            values.pop(name)
+        base = context.obj if isinstance(context.obj, Settings) else initial_settings()
+        context.obj = with_options(base, **values)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter("context", keyword, annotation=typer.Context), *global_parameters()]
+    parameters += [
+        inspect.Parameter(name, keyword, default=False, annotation=annotation)
+        for name, annotation in (also or {}).items()
+    ]
+    take.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    take.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return take
+
+
+def global_parameters() -> list[inspect.Parameter]:
+    """What typer reads the global options from."""
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in GLOBAL_OPTIONS
+    ]
 
 
 def check_bootstrap(text: str) -> None:
@@ -171,20 +262,13 @@ def command(
         def wrapper(**values: Any) -> None:
             context: typer.Context = values.pop("context")
             base = context.obj if isinstance(context.obj, Settings) else initial_settings()
-            settings = with_options(
-                base, bootstrap=values.pop("bootstrap"), output=values.pop("output"), timeout=values.pop("timeout")
-            )
+            settings = with_options(base, **{name: values.pop(name) for name, _ in GLOBAL_OPTIONS})
             run_reporting(settings, functools.partial(function, settings, **values))
 
         keyword = inspect.Parameter.KEYWORD_ONLY
         parameters = [inspect.Parameter("context", keyword, annotation=typer.Context)]
         parameters += [parameter.replace(kind=keyword) for parameter in own]
-        for option_name, annotation in (
-            ("bootstrap", BootstrapOption),
-            ("output", OutputOption),
-            ("timeout", TimeoutOption),
-        ):
-            parameters.append(inspect.Parameter(option_name, keyword, default=None, annotation=annotation))
+        parameters += global_parameters()
         wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         group.command(name, help=_help_text(function, example), hidden=hidden)(wrapper)

@@ -22,6 +22,7 @@ def open_client(settings: Settings, *, transport: str = "lane") -> Client:
         transport=transport,  # type: ignore[arg-type]  # checked by connect
         connect_timeout_ms=min(settings.timeout_ms, CONNECT_TIMEOUT_MS_MAX),
         request_timeout_ms=settings.timeout_ms,
+        tls=settings.tls or False,
     )
 
 

@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -23,6 +23,9 @@ from logcluster.cli.output import print_json, print_table
 from logcluster.cli.server_extra import require_server_extra
 from logcluster.runtime.clock import SystemClock
 from logcluster.runtime.disk import ThreadedDisk
+
+if TYPE_CHECKING:
+    from logcluster.model.tls import Tls
 
 CHECK_TIMEOUT_MS: Final = 3_000
 COLOURS: Final = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILED: "red"}
@@ -37,9 +40,9 @@ def register(app: typer.Typer) -> None:
     )(doctor)
 
 
-def open_network(timeout_ms: int) -> Network:
+def open_network(timeout_ms: int, tls: Tls | None) -> Network:
     """The real one; tests put another in its place."""
-    return RealNetwork(timeout_ms=timeout_ms)
+    return RealNetwork(timeout_ms=timeout_ms, tls=tls)
 
 
 async def doctor(
@@ -59,7 +62,7 @@ async def doctor(
     if config is not None:
         require_server_extra("logcluster doctor --config")
         settings, results = await _own_node(settings, config, timeout_ms)
-    network = open_network(timeout_ms)
+    network = open_network(timeout_ms, settings.tls)
     try:
         results += await Examination(network, SystemClock(), timeout_ms=timeout_ms).run(settings.bootstrap)
     finally:

@@ -23,7 +23,7 @@ from logcluster.cli.doctor_checks import (
     quorum,
 )
 from logcluster.cli.doctor_network import Carrier, Network, reason_of
-from logcluster.model.errors import LogClusterError
+from logcluster.model.errors import LogClusterError, TlsHandshakeFailed
 from logcluster.model.ids import Endpoint
 from logcluster.runtime.scope import TaskScope
 
@@ -113,7 +113,7 @@ class Examination:
         answer, problem = await self._try(self._network.metadata(endpoint))
         if answer is None:
             step = "see that a broker listens there, that it is the gRPC port, and what its log and /readyz say"
-            return [*results, failed("bootstrap-grpc", subject, problem, step)]
+            return [*results, failed("bootstrap-grpc", subject, problem, _next_step(problem, step))]
         self._answers[endpoint] = answer
         self._cluster_ids[subject] = answer.cluster_id
         return [*results, passed("bootstrap-grpc", subject, f"answers, knows {len(answer.brokers)} brokers")]
@@ -149,7 +149,8 @@ class Examination:
             return failed(name, subject, f"{endpoint}: {problem}", step)
         found, problem = await self._try(self._network.identity(endpoint, carrier))
         if found is None:
-            return failed(name, subject, f"{endpoint} takes connections, but no call: {problem}", step)
+            found_out = f"{endpoint} takes connections, but no call: {problem}"
+            return failed(name, subject, found_out, _next_step(problem, step))
         node_id, cluster_id = found
         if node_id != broker.broker_id:
             return failed(name, subject, f"{endpoint} is node {node_id}, another one", step)
@@ -186,6 +187,11 @@ class Examination:
             else:
                 min_in_sync[topic] = found
         return [*partitions(topics, min_in_sync), *unknown]
+
+
+def _next_step(problem: str, otherwise: str) -> str:
+    """What to do about an address that takes connections, and no call."""
+    return TlsHandshakeFailed.default_hint if TlsHandshakeFailed.__name__ in problem else otherwise
 
 
 def is_local(address: str) -> bool:

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
-from logcluster.model.errors import LogClusterError
+from logcluster.model.errors import BrokerNotAvailable, Disconnected, LogClusterError, TlsHandshakeFailed
 
 if TYPE_CHECKING:
     from logcluster.client.connections import Stubs
     from logcluster.client.descriptions import QuorumFacts
     from logcluster.client.metadata_cache import Answer
     from logcluster.model.ids import Endpoint
+    from logcluster.model.tls import Tls
 
+Result = TypeVar("Result")
 Carrier = Literal["lane", "grpc"]
 MIN_IN_SYNC = "min.insync.replicas"
 
@@ -58,17 +61,31 @@ class RealNetwork:
 
     Args:
         timeout_ms: deadline of one call; who waits for it bounds the rest.
+        tls: None: plain text.
+
+    Raises:
+        InvalidConfig: a file that TLS needs cannot be used.
     """
 
-    def __init__(self, *, timeout_ms: int) -> None:
+    def __init__(self, *, timeout_ms: int, tls: Tls | None = None) -> None:
         from logcluster.rpc.channels import ChannelPool
+        from logcluster.rpc.tls import ClientTls
         from logcluster.runtime.clock import SystemClock
 
         clock = SystemClock()
+        files = None if tls is None else ClientTls(tls)
+        self._tls = tls
         self._timeout_ms = timeout_ms
         self._pools = {
-            "lane": ChannelPool(clock=clock, transport="lane", connect_timeout_ms=timeout_ms),
-            "grpc": ChannelPool(clock=clock, transport="grpc"),
+            "lane": ChannelPool(
+                clock=clock,
+                transport="lane",
+                ssl=None if files is None else files.context,
+                connect_timeout_ms=timeout_ms,
+            ),
+            "grpc": ChannelPool(
+                clock=clock, transport="grpc", credentials=None if files is None else files.credentials()
+            ),
         }
 
     async def resolve(self, host: str) -> list[str]:
@@ -81,23 +98,19 @@ class RealNetwork:
         await writer.wait_closed()
 
     async def metadata(self, endpoint: Endpoint) -> Answer:
-        from logcluster.client.connections import call
         from logcluster.client.metadata import answer_from_wire
         from logcluster.wire.gen.logcluster.v1 import metadata_pb2
 
         request = metadata_pb2.GetMetadataRequest(all_topics=True, include_internal=True)
         stub = self._stubs(endpoint).metadata
-        return answer_from_wire(await call(stub.GetMetadata, request, timeout_ms=self._timeout_ms))
+        return answer_from_wire(await self._first_call(endpoint, stub.GetMetadata, request))
 
     async def identity(self, endpoint: Endpoint, carrier: Carrier) -> tuple[int, str]:
-        from logcluster.client.connections import call
         from logcluster.wire.gen.logcluster.v1 import metadata_pb2
 
         stub = self._stubs(endpoint, carrier).metadata
         request = metadata_pb2.GetNodeStatusRequest()
-        status: metadata_pb2.GetNodeStatusResponse = await call(
-            stub.GetNodeStatus, request, timeout_ms=self._timeout_ms
-        )
+        status: metadata_pb2.GetNodeStatusResponse = await self._first_call(endpoint, stub.GetNodeStatus, request)
         return status.node_id, status.cluster_id
 
     async def quorum(self, endpoint: Endpoint) -> QuorumFacts:
@@ -119,6 +132,20 @@ class RealNetwork:
         )
         return next((int(entry.value) for entry in response.entries if entry.key == MIN_IN_SYNC), 1)
 
+    async def _first_call(
+        self, endpoint: Endpoint, method: Callable[..., Awaitable[Result]], request: object
+    ) -> Result:
+        """A call to an address that may not have answered yet: when it hangs up, see whether TLS is why."""
+        from logcluster.client.connections import call
+        from logcluster.rpc.tls import diagnose
+
+        try:
+            return await call(method, request, timeout_ms=self._timeout_ms)
+        except (BrokerNotAvailable, Disconnected) as error:
+            if isinstance(error, TlsHandshakeFailed):
+                raise
+            raise (await diagnose(endpoint, self._tls)) or error from error
+
     async def close(self) -> None:
         for pool in self._pools.values():
             await pool.close()
@@ -139,6 +166,8 @@ def reason_of(error: OSError | UnicodeError | LogClusterError, timeout_ms: int) 
         return f"no answer within {timeout_ms / 1000:g} s"
     if isinstance(error, ConnectionRefusedError):
         return "connection refused: nobody listens there"
+    if isinstance(error, TlsHandshakeFailed):
+        return f"{error.message} ({type(error).__name__})"
     if isinstance(error, LogClusterError):
         # gRPC wraps what happened twice: "failed to connect to all addresses; last error: UNKNOWN: …".
         text = error.message.rpartition("; last error: ")[2].removeprefix("UNKNOWN: ")

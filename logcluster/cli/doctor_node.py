@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING, Final
 
 from logcluster.cli.doctor_checks import Check, failed, not_checked, passed, warned
 from logcluster.model.errors import InvalidConfig
+from logcluster.runtime.clock import SystemClock
 
 if TYPE_CHECKING:
-    from logcluster.config import NodeConfig
+    from logcluster.config import NodeConfig, TlsSection
 
 MIB: Final = 1024 * 1024
 GIB: Final = 1024 * MIB
 DISK_FREE_BYTES_MIN: Final = 256 * MIB
 """Less, and the next segments do not fit."""
 DISK_FREE_SHARE_WARNED: Final = 0.1
+DAY_S: Final = 24 * 60 * 60
+CERTIFICATE_DAYS_WARNED: Final = 14
+"""As the alert; whoever renews automatically does so earlier."""
 OPEN_FILES_MIN: Final = 1_024
 OPEN_FILES_WANTED: Final = 16_384
 """Every segment keeps its file and its indexes open, and every client its connection."""
@@ -45,7 +49,25 @@ def node_checks(config: NodeConfig | None) -> list[Check]:
         names = ("data-directory", "disk-space")
         return [*(not_checked(name, "the configuration cannot be read") for name in names), open_files()]
     directory = Path(config.data.dir)
-    return [data_directory(directory), disk_space(directory), open_files()]
+    found = [data_directory(directory), disk_space(directory), open_files()]
+    return [*found, certificate(config.tls, SystemClock().now_ms())] if config.tls.is_on else found
+
+
+def certificate(files: TlsSection, now_ms: int) -> Check:
+    """Whether the files of section `tls` can be used, and for how long."""
+    from logcluster.rpc.node_tls import load_tls
+
+    name, subject = "tls-certificate", files.cert_file
+    try:
+        days = (load_tls(files).expires_at_s - now_ms / 1000) / DAY_S
+    except InvalidConfig as error:
+        return failed(name, subject, error.message, error.hint or "docs/security.md")
+    step = f"renew it; a running node takes it up within tls.reload_interval_s={files.reload_interval_s}"
+    if days <= 0:
+        return failed(name, subject, f"expired {-days:.0f} days ago", step)
+    if days < CERTIFICATE_DAYS_WARNED:
+        return warned(name, subject, f"expires in {days:.0f} days", step)
+    return passed(name, subject, f"fits its key, expires in {days:.0f} days")
 
 
 def data_directory(directory: Path) -> Check:

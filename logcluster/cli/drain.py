@@ -156,11 +156,19 @@ def own_configuration(path: Path | None) -> NodeConfig:
 
 
 def own_settings(settings: Settings, node: NodeConfig) -> Settings:
-    """Talk to this node's own listener, unless a bootstrap was named."""
+    """Talk to this node's own listener, with its own certificate, unless a bootstrap was named, or TLS told of."""
+    if node.tls.is_on and not settings.has_tls:
+        files = node.tls
+        settings = replace(
+            settings, has_tls=True, tls_ca=files.ca_file, tls_cert=files.cert_file, tls_key=files.key_file
+        )
     if settings.has_bootstrap:
         return settings
     from logcluster.model.ids import Endpoint
 
+    if settings.has_tls:
+        # The certificate is for the name that other nodes know; it need not be for the address listened on.
+        return replace(settings, bootstrap=str(Endpoint(node.listeners.public_host, node.listeners.grpc_port)))
     host = ANY_ADDRESS.get(node.listeners.host, node.listeners.host)
     return replace(settings, bootstrap=str(Endpoint(host, node.listeners.grpc_port)))
 

@@ -20,6 +20,7 @@ import logcluster
 from logcluster.devcluster.layout import NodePlan
 
 LOG_TAIL_BYTES: Final = 64 * 1024
+TLS_VARIABLES: Final = "LOGCLUSTER_TLS_"
 
 
 class ProcessState(StrEnum):
@@ -83,7 +84,9 @@ def spawn_node(
         command.append("--exit-with-parent")
     package_root = str(Path(logcluster.__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    # What tells the command line of this shell how to reach a cluster with TLS is no setting of these nodes.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(TLS_VARIABLES)}
+    environment = {**inherited, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
     with plan.log_path.open("ab") as log_file:
         return subprocess.Popen(
             command,

@@ -44,6 +44,8 @@ NODE: Final = (
     _gauge("logcluster_log_directory_free_bytes", "Bytes left on the disk of the log directory."),
     _gauge("logcluster_log_directory_disk_bytes", "Size of the disk of the log directory."),
     _gauge("logcluster_log_directory_failed", "1 when the log directory has failed."),
+    _gauge("logcluster_tls_certificate_expiry_timestamp_seconds", "When the certificate in use expires, since 1970."),
+    _counter("logcluster_tls_reload_failures_total", "Looks at the certificate's files that found unusable ones."),
     _gauge("logcluster_series_left_out", "Partitions or group topics without series of their own.", "kind"),
 )
 

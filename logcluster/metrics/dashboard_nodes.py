@@ -194,6 +194,13 @@ NODES: Final = Dashboard(
                     (rate("python_gc_collections_total", "instance, generation"), "{{generation}} {{instance}}"),
                     unit="ops",
                 ),
+                graph(
+                    "Certificate expires in",
+                    ("logcluster_tls_certificate_expiry_timestamp_seconds{$nodes} - time()", "{{instance}}"),
+                    (rate("logcluster_tls_reload_failures_total", "instance"), "reload failures/s {{instance}}"),
+                    unit="s",
+                    help_text="Empty without TLS.",
+                ),
                 graph("Version", ("count by (version) (logcluster_build_info{$nodes})", "{{version}}")),
             ),
         ),

@@ -88,6 +88,30 @@ def lane_source(lane: LaneServer) -> Source:
     return collect
 
 
+class Certificate(Protocol):
+    """What is shown of a node's certificate; `NodeTls` is one."""
+
+    @property
+    def expires_at_s(self) -> float:
+        """Seconds since 1970."""
+        ...
+
+    @property
+    def reload_failures(self) -> int:
+        """Looks at its files that found something which cannot be used."""
+        ...
+
+
+def tls_source(certificate: Certificate) -> Source:
+    """When the certificate in use expires, and whether its files can be loaded."""
+
+    def collect(sink: Sink) -> None:
+        sink.put("logcluster_tls_certificate_expiry_timestamp_seconds", certificate.expires_at_s)
+        sink.put("logcluster_tls_reload_failures_total", certificate.reload_failures)
+
+    return collect
+
+
 def error_source(errors: Mapping[str, Counter[str]]) -> Source:
     """Partitions that were refused within good answers, by API and error."""
 

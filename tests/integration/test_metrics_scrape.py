@@ -16,8 +16,13 @@ from logcluster.testing import Cluster
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 
 Scrape = dict[tuple[str, frozenset[tuple[str, str]]], float]
-# What needs a fault, or another node, to have a value.
-MAY_BE_MISSING = {"logcluster_broker_partition_errors_total", "python_gc_objects_uncollectable_total"}
+# What needs a fault, another node, or TLS, to have a value.
+MAY_BE_MISSING = {
+    "logcluster_broker_partition_errors_total",
+    "python_gc_objects_uncollectable_total",
+    "logcluster_tls_certificate_expiry_timestamp_seconds",
+    "logcluster_tls_reload_failures_total",
+}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from logcluster.cli.app import app
 
-GLOBAL_OPTIONS = {"--bootstrap", "--output", "--timeout"}
+GLOBAL_OPTIONS = {"--bootstrap", "--output", "--timeout", "--tls", "--tls-ca", "--tls-cert", "--tls-key"}
 EXPECTED = {
     "serve",
     "produce",

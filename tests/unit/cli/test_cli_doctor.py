@@ -116,7 +116,7 @@ class FakeNetwork:
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> FakeNetwork:
     fake = FakeNetwork()
-    monkeypatch.setattr(doctor, "open_network", lambda timeout_ms: fake)
+    monkeypatch.setattr(doctor, "open_network", lambda timeout_ms, tls: fake)
     monkeypatch.setattr(doctor_examination, "SECOND_LOOK_MS", 1)
     return fake
 

@@ -11,7 +11,7 @@ RULES = ROOT / "deploy" / "prometheus" / "rules.yaml"
 _WORD_LIST = """
     by without on ignoring group_left group_right and or unless bool offset
     sum max min count avg topk absent scalar
-    rate increase deriv changes predict_linear histogram_quantile min_over_time
+    rate increase deriv changes predict_linear histogram_quantile min_over_time time
 """
 _WORDS = frozenset(_WORD_LIST.split())
 

@@ -52,6 +52,11 @@ def test_a_number_gives_the_error_back() -> None:
     assert (error.message, error.facts) == ("too few", {"in_sync": "1"})
 
 
+def test_an_error_below_another_hides_nothing_of_it() -> None:
+    assert type(errors.error_from_code(8, "down")) is errors.BrokerNotAvailable
+    assert type(errors.error_from_code(1008, "untrusted")) is errors.TlsHandshakeFailed
+
+
 def test_an_unknown_number_is_an_unknown_outcome() -> None:
     error = errors.error_from_code(4242, "?")
     assert isinstance(error, UnknownServerError)
