@@ -176,6 +176,7 @@ async def test_new_epoch_after_restart_is_also_asked_of_the_broker() -> None:
             _active_broker_epochs={},
             _unfollow=lambda _: None,
             _isr_updates=SimpleNamespace(request=lambda _: None),
+            _told=SimpleNamespace(led=lambda _: None),
         )
         ReplicaManager._lead(cast("ReplicaManager", fake), partition, registration(1, leader_epoch=4))
         return partition.leader is None
