@@ -34,6 +34,7 @@ from chaos.report import write_report
 from chaos.roles import ROLES
 from chaos.scenario import Fault, Scenario
 from chaos.watching import ClusterWatch
+from chaos.workloads import WORKLOADS
 from logcluster import __version__
 from logcluster.client.client import Client, connect
 from logcluster.model.errors import LogClusterError
@@ -157,8 +158,11 @@ class Run:
         self.files.run.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
     def _groups(self) -> Sequence[str]:
-        named = [clients.options.get("group") for clients in self.scenario.clients if clients.workload == "group"]
-        return sorted({str(name or "group") for name in named})
+        found: set[str] = set()
+        for clients in self.scenario.clients:
+            options = msgspec.convert(clients.options, WORKLOADS[clients.workload].options_type)
+            found.update(options.coordinated_groups())
+        return sorted(found)
 
     async def _create_topics(self, client: Client) -> None:
         for name, topic in self.scenario.topics.items():

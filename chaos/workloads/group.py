@@ -47,6 +47,9 @@ class GroupOptions(Options, frozen=True, kw_only=True):
     membership_ms: Count = 15_000
     idle_ms_max: Count = 1_000
 
+    def coordinated_groups(self) -> tuple[str, ...]:
+        return (self.group,)
+
 
 class GroupWorker(Worker):
     """See the top of the file."""

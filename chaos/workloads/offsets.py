@@ -31,6 +31,9 @@ class OffsetsOptions(Options, frozen=True, kw_only=True):
     remove_weight: Count = 4
     delete_group_weight: Count = 1
 
+    def coordinated_groups(self) -> tuple[str, ...]:
+        return self.groups
+
     def problem(self) -> str | None:
         weights = (self.commit_weight, self.fetch_weight, self.remove_weight, self.delete_group_weight)
         return None if any(weights) else "all weights are 0"

@@ -56,6 +56,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """What is impossible about the options together; None: nothing."""
         return None
 
+    def coordinated_groups(self) -> tuple[str, ...]:
+        """Groups whose coordinators the worker talks to, so that faults can be aimed at these."""
+        return ()
+
 
 class Worker:
     """One client process at work.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from chaos.interfaces import CAPABILITIES
+from chaos.interfaces import CAPABILITIES, Target
 from chaos.kinds import KINDS
 from chaos.matrix import generated
+from chaos.runner import Run
 from chaos.scenario import Scenario, ScenarioError, load, parse, written
 from chaos.soak import soak_scenario
 from chaos.workloads import WORKLOADS
@@ -112,3 +116,10 @@ def test_a_soak_does_one_thing_at_a_time() -> None:
     moments = sorted((at_s, at_s + fault.lasts_s) for at_s, fault in soak_scenario(2.0, 7).strikes(7))
     assert all(end_s + 2.0 < next_s for (_, end_s), (next_s, _) in itertools.pairwise(moments))
     assert soak_scenario(2.0, 7).bounds.gap_s_max_of["kill"] == 2.0
+
+
+@pytest.mark.parametrize("scenario", {**generated(), **written()}.values(), ids=lambda scenario: scenario.name)
+def test_whoever_aims_at_a_coordinator_has_a_group_with_one(scenario: Scenario) -> None:
+    run = Run(scenario, cast("Target", SimpleNamespace()), Path("unused"), seed=1)
+    is_aimed = any(fault.role == "coordinator" for fault in scenario.faults)
+    assert run._groups() or not is_aimed
