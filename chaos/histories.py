@@ -7,13 +7,20 @@ its last event: it may have been applied, or may be later. Only the last line of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from logcluster.check.checker import check
-from logcluster.check.history import Event, HistoryFormatError, collector_paused, read_history, write_history
+from logcluster.check.history import (
+    Event,
+    HistoryFormatError,
+    collector_paused,
+    iterate_history,
+    read_history,
+    write_history,
+)
 from logcluster.check.registry import CheckOptions
 from logcluster.check.report import Report
 
@@ -50,6 +57,13 @@ def merge(paths: Iterable[Path]) -> list[Event]:
         tagged = [(event, file) for file in files for event in [*file.events, *_closings(file)]]
         tagged.sort(key=lambda entry: entry[0].t_ns)  # Stable: each file keeps its order.
         return [_renumbered(event, file, index) for index, (event, file) in enumerate(tagged)]
+
+
+def events_of(paths: Iterable[Path]) -> Iterator[Event]:
+    """The events of one history after the other, never all at once; as `merge`, but for order, indexes and closings."""
+    for path in paths:
+        if path.exists():
+            yield from iterate_history(path)
 
 
 def _read(path: Path) -> list[Event]:

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import msgspec
 
-from chaos.histories import check_history, incidents, merge, promised_ends
+from chaos.histories import check_history, events_of, incidents, merge, promised_ends
 from chaos.interfaces import ClusterOptions, FaultFailed, RunFiles, Target
 from chaos.kinds import KINDS, Strike
 from chaos.processes import ClientProcesses
@@ -104,7 +104,7 @@ class Run:
             self._progress("ending the clients")
             await clients.stop()
             self._progress("reading everything")
-            ends = promised_ends(merge(self._histories()))
+            ends = promised_ends(events_of(self._histories()))
             drained = await clients.run_to_end(
                 "drain", "drain", {"topics": sorted(self.scenario.topics), "ends": ends}, self.seed, DRAIN_TIMEOUT_S
             )
@@ -326,6 +326,7 @@ def judge(files: RunFiles) -> Outcome:
         *facts.get("problems", ()),
         *(f"{event.client}: {event.f}: {event.error}" for event in incidents(events)),
     ]
+    del events  # hours of them are gigabytes, and the report reads what it needs again
     result = write_report(
         files,
         report,

@@ -178,6 +178,13 @@ def read_history(source: str | Path | Iterable[str]) -> list[Event]:
         return list(_decode_lines(source))
 
 
+def iterate_history(path: str | Path) -> Iterator[Event]:
+    """As `read_history` of a file, one event after the other: for histories that are larger than what they are for."""
+    # A torn line may end inside of a character.
+    with Path(path).open(encoding="utf-8", errors="replace") as file:
+        yield from _decode_lines(file)
+
+
 def _decode_lines(lines: Iterable[str]) -> Iterator[Event]:
     torn: HistoryFormatError | None = None
     for number, line in enumerate(lines, start=1):

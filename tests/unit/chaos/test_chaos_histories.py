@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from chaos.histories import check_history, incidents, merge, promised_ends, without_topics
+from chaos.histories import check_history, events_of, incidents, merge, promised_ends, without_topics
 from chaos.workloads.recording import HistoryWriter, Voice
 from logcluster.check.history import Event, HistoryFormatError, read_history
 
@@ -194,6 +194,9 @@ def test_promised_ends_lie_behind_what_was_acknowledged_or_read(good: list[Event
     ends = promised_ends([*good, *merge([tmp_path / "b.jsonl"])])
 
     assert ends == {"orders-0": 2, "orders-1": 10}
+    with (tmp_path / "b.jsonl").open("a") as file:
+        file.write('{"torn')
+    assert promised_ends([*good, *events_of([tmp_path / "absent.jsonl", tmp_path / "b.jsonl"])]) == ends
 
 
 def test_topics_are_left_out_of_every_kind_of_value(tmp_path: Path) -> None:
