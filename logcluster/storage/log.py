@@ -167,6 +167,7 @@ class PartitionLog(ReadableLog):
         first_timestamp_ms = active.first_timestamp_ms
         return (
             active.size_bytes + size_bytes > config.segment_bytes
+            or active.batch_count >= config.segment_batches_max
             or next_offset - active.base_offset > RELATIVE_OFFSET_MAX
             or (first_timestamp_ms >= 0 and timestamp_ms - first_timestamp_ms > config.segment_ms)
         )

@@ -12,6 +12,7 @@ from logcluster.model.limits import (
     LOG_TAIL_CACHE_SIZE_BYTES_MAX,
     MESSAGE_SIZE_BYTES_DEFAULT,
     MIB,
+    SEGMENT_BATCHES_MAX,
     SEGMENT_SIZE_BYTES_DEFAULT,
 )
 
@@ -24,6 +25,7 @@ class LogConfig:
 
     Args:
         segment_bytes: a segment is closed before it would grow beyond this.
+        segment_batches_max: a segment is closed when it holds so many batches, which bounds how long recovery takes.
         segment_ms: a segment is closed when its records span more time than this.
         retention_ms: a segment whose newest record is older may be deleted; None keeps for ever.
         retention_bytes: the oldest segments may be deleted while the rest holds this much; None for no bound.
@@ -36,6 +38,7 @@ class LogConfig:
     """
 
     segment_bytes: int = SEGMENT_SIZE_BYTES_DEFAULT
+    segment_batches_max: int = SEGMENT_BATCHES_MAX
     segment_ms: int = 7 * _DAY_MS
     retention_ms: int | None = 7 * _DAY_MS
     retention_bytes: int | None = None
@@ -47,7 +50,7 @@ class LogConfig:
     tail_cache_bytes_max: int = LOG_TAIL_CACHE_SIZE_BYTES_MAX
 
     def __post_init__(self) -> None:
-        for name in ("segment_bytes", "segment_ms", "max_message_bytes", "index_interval_bytes"):
+        for name in ("segment_bytes", "segment_batches_max", "segment_ms", "max_message_bytes", "index_interval_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1")
         if self.max_message_bytes > BATCH_SIZE_BYTES_MAX:

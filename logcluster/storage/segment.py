@@ -42,6 +42,7 @@ class Segment:
         "_filesystem",
         "_index",
         "base_offset",
+        "batch_count",
         "file",
         "first_timestamp_ms",
         "has_gaps",
@@ -64,6 +65,8 @@ class Segment:
         self.has_gaps = has_gaps
         """Whether offsets may be missing between batches."""
         self.size_bytes = 0
+        self.batch_count = 0
+        """Batches noted by this process: of a segment taken from its index file, only those added since."""
         self.first_timestamp_ms = NO_TIMESTAMP
         self.max_timestamp_ms = NO_TIMESTAMP
         self.max_timestamp_offset = base_offset
@@ -198,6 +201,7 @@ class Segment:
             self.max_timestamp_ms = timestamp_ms
             self.max_timestamp_offset = header.base_offset
         self.next_offset = header.base_offset + header.last_offset_delta + 1
+        self.batch_count += 1
 
     def _reserve(self, file: File, end: int, config: LogConfig) -> None:
         step = min(max(self._allocated_bytes, config.preallocate_bytes_min), config.preallocate_bytes_max)
@@ -233,6 +237,7 @@ class Segment:
             self._filesystem.remove(self.index_path)
         self._index = left.index
         self._allocated_bytes = self.size_bytes = position
+        self.batch_count = left.batch_count
         self.first_timestamp_ms = left.first_timestamp_ms
         self.max_timestamp_ms = left.max_timestamp_ms
         self.max_timestamp_offset = left.max_timestamp_offset

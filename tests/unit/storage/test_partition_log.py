@@ -96,6 +96,26 @@ def test_segment_rolls_by_size_and_tells_the_owner(storage: Any) -> None:
     storage.log.check()
 
 
+def test_segment_rolls_by_the_number_of_its_batches_also_after_a_cut_and_a_recovery(storage: Any) -> None:
+    """Or else recovery would take the longer, the longer small batches have come in."""
+    storage.config = LogConfig(segment_bytes=10**6, segment_batches_max=8)
+    for _ in range(20):
+        storage.append()
+    assert [segment.batch_count for segment in storage.log._segments] == [8, 8, 4]
+    storage.log.truncate_to(storage.log.log_end_offset - 1)
+    assert storage.log._segments[-1].batch_count < 4
+    left = storage.log._segments[-1].batch_count
+    storage.kill()
+    storage.open()
+    assert storage.log._segments[-1].batch_count == left, "the scan counts them anew"
+    for _ in range(8 - left):
+        storage.append()
+    assert storage.log.segment_count == 3
+    storage.append()
+    assert storage.log.segment_count == 4
+    storage.log.check()
+
+
 def test_segment_rolls_by_age_of_its_records(storage: Any) -> None:
     storage.config = LogConfig(segment_bytes=10**6, segment_ms=1000)
     storage.append(timestamp_ms=5_000)
