@@ -19,18 +19,32 @@ async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, d
         await asyncio.sleep(delay_s)
         writer.write(data)
         await writer.drain()
-    writer.close()
 
 
 async def test_a_connection_that_takes_its_time_comes_about() -> None:
     server = build_grpc_server(clock=SystemClock())
     port = await server.start("127.0.0.1", 0)
+    relays: list[asyncio.Task[None]] = []
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(
-            relay(reader, back, delay_s=ROUND_TRIP_S / 2), relay(there, writer, delay_s=ROUND_TRIP_S / 2)
-        )
+
+        async def both_ways() -> None:
+            try:
+                await asyncio.wait(
+                    [
+                        asyncio.create_task(relay(reader, back, delay_s=ROUND_TRIP_S / 2)),
+                        asyncio.create_task(relay(there, writer, delay_s=ROUND_TRIP_S / 2)),
+                    ],
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            finally:
+                for end in (back, writer):
+                    end.close()
+                for end in (back, writer):
+                    await end.wait_closed()
+
+        relays.append(asyncio.create_task(both_ways()))
 
     far = await asyncio.start_server(accept, "127.0.0.1", 0)
     channel = grpc_channel(Endpoint("127.0.0.1", far.sockets[0].getsockname()[1]))
@@ -40,4 +54,5 @@ async def test_a_connection_that_takes_its_time_comes_about() -> None:
     finally:
         await channel.close()
         far.close()
+        await asyncio.wait(relays)
         await server.stop(0)
