@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -58,12 +59,20 @@ def why_no_engine() -> str:
         import docker
     except ImportError:
         return "needs the package docker: pip install 'logcluster[chaos]'"
+    host = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    if not host.startswith("unix://"):
+        return f"needs an engine on this machine; DOCKER_HOST names {host}"
+    # The SDK leaves its socket open when nobody answers.
+    with socket.socket(socket.AF_UNIX) as knock:
+        knock.settimeout(5)
+        try:
+            knock.connect(host.removeprefix("unix://"))
+        except OSError as error:
+            return f"no Docker engine answers at {host}: {error.strerror or error}"
     try:
         client = docker.from_env(timeout=10)
         try:
             client.ping()
-            if not str(client.api.base_url).startswith("http+docker://"):
-                return "needs an engine on this machine; DOCKER_HOST names another one"
         finally:
             client.close()
     except docker.errors.DockerException as error:

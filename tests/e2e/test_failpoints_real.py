@@ -43,7 +43,7 @@ async def test_what_died_between_append_and_answer_is_written_once(monkeypatch: 
 
         writing = asyncio.create_task(write())
         await has_ended(cluster, 0)
-        assert "failpoint_hit name=produce.before_answer action=crash hit=20" in cluster.logs(0)
+        assert '"failpoint": "produce.before_answer", "action": "crash", "hit": 20' in cluster.logs(0)
         assert not writing.done()
 
         await cluster.start(0)  # not armed
@@ -64,7 +64,7 @@ async def test_a_shutdown_that_died_before_its_marker_is_an_unclean_one(monkeypa
 
         directory = cluster.node(0).data_directory
         await cluster.stop(0)
-        assert "failpoint_hit name=storage.log_manager.close.before_clean_marker" in cluster.logs(0)
+        assert '"failpoint": "storage.log_manager.close.before_clean_marker"' in cluster.logs(0)
         assert not list(directory.rglob(CLEAN_SHUTDOWN_FILE))
 
         await cluster.start(0)

@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).resolve().parents[2]
-NEEDS_FAULTS_OR_TIME = re.compile(r"errors|refused|incidents|code!=|lag_unknown|> 0|== 1|deriv")
+NEEDS_FAULTS_OR_TIME = re.compile(r"errors|refused|incidents|code!=|lag_unknown|> 0|== 1|deriv|_tls_")
 
 
 def write_configuration(folder: Path, targets: list[str]) -> Path:
@@ -135,7 +135,7 @@ async def fires(states: Callable[[], Awaitable[dict[str, str]]], name: str) -> b
 
 
 async def dashboards_show_something(api: str) -> None:
-    """Every query gives series, once rates have their second sample; but for those of faults, groups and consumers."""
+    """Every query gives series, once rates have their second sample; but for those of faults, TLS, groups and consumers."""
     missing: set[str] = set()
 
     async def are_there() -> bool:
