@@ -135,7 +135,7 @@ async def fires(states: Callable[[], Awaitable[dict[str, str]]], name: str) -> b
 
 
 async def dashboards_show_something(api: str) -> None:
-    """Every query gives series, once rates have their second sample; but for those of faults, TLS, groups and consumers."""
+    """Every query gives series, once rates have their second sample; but those of faults, TLS, groups, consumers."""
     missing: set[str] = set()
 
     async def are_there() -> bool:
