@@ -38,7 +38,7 @@ DEADLINE_MS_MAX: Final = 15 * 60 * 1000
 # Storage.
 SEGMENT_SIZE_BYTES_DEFAULT: Final = 1024 * MIB
 SEGMENT_SIZE_BYTES_MIN: Final = 1 * MIB
-SEGMENT_BATCHES_MAX: Final = 65_536
+SEGMENT_BATCHES_MAX: Final = 32_768
 """After a kill the last segment is read batch by batch, some microseconds each; small ones fill no gigabyte soon."""
 INDEX_INTERVAL_BYTES: Final = 4 * KIB
 RELATIVE_OFFSET_MAX: Final = 2**31 - 1
