@@ -102,3 +102,4 @@ async def test_what_no_other_replica_can_hold_is_said_and_not_waited_for(cluster
     assert code == 0, errors
     assert json.loads(output)["leaders_remaining"] == 1
     assert "alone-0: too few other replicas" in errors
+    await client.admin.delete_topic("alone")

@@ -83,8 +83,8 @@ class ControllerModel(RuleBasedStateMachine):
         for broker_id in part.replicas:
             last_epoch = self.damaged.get((broker_id, key))
             counts = (*part.in_sync_replicas, *part.eligible_leader_replicas, *part.last_known_leaders)
-            if last_epoch is not None and broker_id not in counts and part.leader_id is not None:
-                assert part.leader_epoch > last_epoch
+            is_free = broker_id not in counts and part.leader_id is not None
+            if last_epoch is not None and is_free and part.leader_epoch > last_epoch:
                 del self.damaged[broker_id, key]
         if part.leader_id is None:
             return
@@ -175,6 +175,10 @@ class ControllerModel(RuleBasedStateMachine):
             assert broker_id not in after.eligible_leader_replicas
         elif broker_id in (*part.in_sync_replicas, *part.eligible_leader_replicas) and after.leader_id is None:
             assert after.eligible_leader_replicas == (broker_id,)
+        self.heartbeat(broker_id, False)  # one that asks for a shutdown leaves the epoch to the next
+        if part.leader_id is not None:
+            after = self.controller.image.partition(*key)
+            assert after.leader_epoch > part.leader_epoch, "it would never begin a new log"
 
     @rule(broker_id=BROKERS)
     def fence(self, broker_id):
