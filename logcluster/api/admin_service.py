@@ -152,7 +152,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.DrainBrokerRequest, context: Context
     ) -> pb.DrainBrokerResponse:
         async def here(driver: ControllerDriver) -> pb.DrainBrokerResponse:
-            result = await driver.submit(DrainBroker(broker_id=request.broker_id, drain=request.drain))
+            asked = DrainBroker(broker_id=request.broker_id, drain=request.drain, until_restart=request.until_restart)
+            result = await driver.submit(asked)
             return pb.DrainBrokerResponse(leaders_remaining=cast(DrainBrokerResult, result).leaders_remaining)
 
         return await self._at_controller(context, here, lambda stub, **options: stub.DrainBroker(request, **options))

@@ -5,9 +5,10 @@ Two things are waited for: the broker leads nothing that another in-sync replica
 waited for.
 
 With `--self` it is the last act of a node before its own restart, the preStop hook of a pod. The drain is then taken
-back when the command ends, because the flag would outlive the restart and the node would never lead again; the
-controlled shutdown that follows moves away whatever may have come back in between. And it begins only when the others
-are in sync: what may take long is done before the flag is set, so that a kill in the meantime leaves nothing behind.
+back when the command ends, in case that no restart follows; the controlled shutdown that does follow moves away
+whatever may have come back in between. It begins only when the others are in sync, so that what may take long is done
+before, and it lasts until the node's restart at most: killed in the middle, it leaves nothing behind. A drain that an
+operator asked for is left alone.
 """
 
 from __future__ import annotations
@@ -132,11 +133,11 @@ async def broker_drain(
             await client.admin.drain_broker(broker_id, drain=False)
             _report(settings, broker_id, leaders=0, is_draining=False, text=f"broker {broker_id} may lead again")
             return
-        watch = Watch(settings, client, broker_id)
+        watch = Watch(settings, client, broker_id, until_restart=is_self)
         if is_self:
             await watch.until(lambda seen: not seen.short)
-            stack.push_async_callback(client.admin.drain_broker, broker_id, drain=False)
-        leaders = await client.admin.drain_broker(broker_id)
+            stack.push_async_callback(client.admin.drain_broker, broker_id, drain=False, until_restart=True)
+        leaders = await watch.drain()
         if wait:
             leaders = await watch.until_free()
         text = f"broker {broker_id} drains; partitions it still leads: {leaders}"
@@ -185,14 +186,19 @@ async def _check_known(client: Client, broker_id: int) -> None:
 class Watch:
     """Looks at the partitions of one broker again and again, until --timeout is over."""
 
-    def __init__(self, settings: Settings, client: Client, broker_id: int) -> None:
+    def __init__(self, settings: Settings, client: Client, broker_id: int, *, until_restart: bool) -> None:
         from logcluster.runtime.clock import SystemClock
 
         self._client = client
         self._broker_id = broker_id
+        self._until_restart = until_restart
         self._clock = SystemClock()
         self._deadline_ms = self._clock.monotonic_ms() + settings.timeout_ms
         self._min_in_sync: dict[str, int] = {}
+
+    async def drain(self) -> int:
+        """Ask for the drain, also again: replicas that have caught up can take over. How many it still leads."""
+        return await self._client.admin.drain_broker(self._broker_id, until_restart=self._until_restart)
 
     async def until(self, holds: Callable[[Standing], bool], *, drain: bool = False) -> Standing:
         """Wait until what is seen is so.
@@ -215,7 +221,7 @@ class Watch:
                     hint="`logcluster partition ls --unhealthy` shows what is not in sync",
                 )
             if drain and seen.movable:
-                await self._client.admin.drain_broker(self._broker_id)
+                await self.drain()
             await self._clock.sleep_ms(POLL_MS)
 
     async def until_free(self) -> int:
@@ -227,7 +233,7 @@ class Watch:
         seen = await self.until(lambda found: found.is_free, drain=True)
         if seen.dependent:
             note(f"{_names(seen.dependent)}: too few other replicas to take writes without broker {self._broker_id}")
-        return await self._client.admin.drain_broker(self._broker_id)
+        return await self.drain()
 
     async def _look(self) -> Standing:
         topics = (await self._client.admin.list_topics(include_internal=True)).values()

@@ -368,9 +368,14 @@ class Admin:
             for result in response.partitions
         ]
 
-    async def drain_broker(self, broker_id: int, *, drain: bool = True) -> int:
-        """Move leaderships away from a broker, or (False) allow them again; returns how many it still leads."""
-        request = admin_pb2.DrainBrokerRequest(broker_id=broker_id, drain=drain)
+    async def drain_broker(self, broker_id: int, *, drain: bool = True, until_restart: bool = False) -> int:
+        """Move leaderships away from a broker, or (False) allow them again; returns how many it still leads.
+
+        Args:
+            until_restart: the drain ends when the broker registers again. Neither this nor its taking back changes a
+                drain that was asked for without it.
+        """
+        request = admin_pb2.DrainBrokerRequest(broker_id=broker_id, drain=drain, until_restart=until_restart)
         response = await self._ask(lambda stubs: stubs.admin.DrainBroker, request)
         return int(response.leaders_remaining)
 

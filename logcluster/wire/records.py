@@ -184,6 +184,7 @@ def _small_record_to_pb(record: MetadataRecord) -> pb.MetadataRecord:
                     fenced=record.fenced,
                     in_controlled_shutdown=record.in_controlled_shutdown,
                     draining=record.draining,
+                    drain_until_restart=record.drain_until_restart,
                 )
             )
         case TopicRecord(name=name, topic_id=topic_id):
@@ -260,6 +261,7 @@ def _broker_change_from_pb(message: pb.BrokerChangeRecord) -> BrokerChangeRecord
         fenced=message.fenced if message.HasField("fenced") else None,
         in_controlled_shutdown=(message.in_controlled_shutdown if message.HasField("in_controlled_shutdown") else None),
         draining=message.draining if message.HasField("draining") else None,
+        drain_until_restart=message.drain_until_restart if message.HasField("drain_until_restart") else None,
     )
 
 

@@ -93,6 +93,19 @@ async def test_the_command_waits_for_others_to_be_in_sync_and_says_which_partiti
     assert all({0, 2} <= set(found.in_sync_replicas) for found in await partitions(client))
 
 
+async def test_a_drain_until_the_restart_leaves_nothing_behind(cluster: Cluster, client: Client) -> None:
+    await until_in_sync(client)
+    await client.admin.drain_broker(1, until_restart=True)
+    async with asyncio.timeout(10):
+        while not (await readiness(cluster.node(1))).facts["draining"]:
+            await asyncio.sleep(0.05)
+
+    await cluster.kill(1)
+    await cluster.start(1)
+
+    assert (await readiness(cluster.node(1))).facts["draining"] is False
+
+
 async def test_what_no_other_replica_can_hold_is_said_and_not_waited_for(cluster: Cluster, client: Client) -> None:
     await client.admin.create_topic("alone", assignments=[[1]])
     await until_in_sync(client)

@@ -218,9 +218,9 @@ class ControllerModel(RuleBasedStateMachine):
     def set_minimum(self, name, minimum):
         self.do(AlterTopicConfig(topic=name, set_values={"min.insync.replicas": str(minimum)}))
 
-    @rule(broker_id=BROKERS, drain=st.booleans())
-    def drain(self, broker_id, drain):
-        self.do(DrainBroker(broker_id=broker_id, drain=drain))
+    @rule(broker_id=BROKERS, drain=st.booleans(), until_restart=st.booleans())
+    def drain(self, broker_id, drain, until_restart):
+        self.do(DrainBroker(broker_id=broker_id, drain=drain, until_restart=until_restart))
 
     @rule(unclean=st.booleans())
     def elect(self, unclean):

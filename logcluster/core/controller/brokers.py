@@ -206,9 +206,17 @@ class Brokers:
         """
         broker = self._find(request.broker_id)
         records: list[MetadataRecord] = []
-        if broker.is_draining != request.drain:
+        lasts = broker.is_draining and not broker.is_drain_until_restart
+        until_restart = request.drain and request.until_restart
+        is_wanted = (broker.is_draining, broker.is_drain_until_restart) == (request.drain, until_restart)
+        if not is_wanted and not (request.until_restart and lasts):
             records.append(
-                BrokerChangeRecord(broker_id=broker.broker_id, broker_epoch=broker.broker_epoch, draining=request.drain)
+                BrokerChangeRecord(
+                    broker_id=broker.broker_id,
+                    broker_epoch=broker.broker_epoch,
+                    draining=request.drain,
+                    drain_until_restart=until_restart,
+                )
             )
         led = [part for part in self._state.hosted_by(broker.broker_id) if part.leader_id == broker.broker_id]
         remaining = len(led)

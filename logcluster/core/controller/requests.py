@@ -229,10 +229,16 @@ class RebalanceLeaders:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainBroker:
-    """Move leaderships off a broker and keep them off, or take that back."""
+    """Move leaderships off a broker and keep them off, or take that back.
+
+    Args:
+        until_restart: the drain ends when the broker registers again. Neither this nor its taking back changes a drain
+            that was asked for without it.
+    """
 
     broker_id: int
     drain: bool
+    until_restart: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,6 +48,8 @@ class BrokerRegistration:
     is_fenced: bool
     in_controlled_shutdown: bool
     is_draining: bool
+    is_drain_until_restart: bool = False
+    """The drain is over when the broker registers again; false while it does not drain."""
 
     @property
     def is_active(self) -> bool:
@@ -278,6 +280,7 @@ def _broker_records(broker: BrokerRegistration) -> list[MetadataRecord]:
                 broker_epoch=broker.broker_epoch,
                 in_controlled_shutdown=broker.in_controlled_shutdown,
                 draining=broker.is_draining,
+                drain_until_restart=broker.is_drain_until_restart,
             )
         )
     return records
@@ -499,8 +502,8 @@ class _Builder:
             rack=record.rack,
             is_fenced=record.fenced,
             in_controlled_shutdown=False,
-            # A drain is the operator's wish about this broker id; a restart does not take it back.
-            is_draining=before is not None and before.is_draining,
+            # A drain is the operator's wish about this broker id; a restart takes back only what was asked until then.
+            is_draining=before is not None and before.is_draining and not before.is_drain_until_restart,
         )
         self._changes.brokers[record.broker_id] = None
 
@@ -510,11 +513,16 @@ class _Builder:
         if before is None or before.broker_epoch != record.broker_epoch:
             raise InvariantViolation("a change speaks of the current registration", record=record, before=before)
         shutting_down = record.in_controlled_shutdown
+        is_draining = before.is_draining if record.draining is None else record.draining
+        until_restart = (
+            before.is_drain_until_restart if record.drain_until_restart is None else record.drain_until_restart
+        )
         brokers[record.broker_id] = replace(
             before,
             is_fenced=before.is_fenced if record.fenced is None else record.fenced,
             in_controlled_shutdown=before.in_controlled_shutdown if shutting_down is None else shutting_down,
-            is_draining=before.is_draining if record.draining is None else record.draining,
+            is_draining=is_draining,
+            is_drain_until_restart=is_draining and until_restart,
         )
         self._changes.brokers[record.broker_id] = None
 

@@ -57,6 +57,7 @@ class BrokerChangeRecord:
     fenced: bool | None = None
     in_controlled_shutdown: bool | None = None
     draining: bool | None = None
+    drain_until_restart: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from logcluster.model.errors import (
     StaleBrokerEpoch,
 )
 from logcluster.model.limits import PRODUCER_ID_BLOCK_SIZE
+from logcluster.wire.records import decode_snapshot, encode_snapshot
 
 
 def test_a_broker_of_another_cluster_is_refused():
@@ -219,6 +220,31 @@ def test_a_drain_outlives_a_restart_and_is_taken_back():
     assert not bench.image.brokers[0].is_draining
     with pytest.raises(NotFound):
         bench.do(DrainBroker(broker_id=9, drain=True))
+
+
+def test_a_drain_until_the_restart_ends_with_it_also_under_a_controller_that_read_a_snapshot():
+    bench = Bench(3)
+    bench.topic()
+    bench.do(DrainBroker(broker_id=0, drain=True, until_restart=True))
+    assert bench.part().leader_id == 1
+    assert decode_snapshot(encode_snapshot(bench.image), offset=bench.image.offset, term=1) == bench.image
+    bench.crash(0)
+    assert bench.image.brokers[0].is_draining, "nobody has restarted it yet"
+    bench.restart(0)
+    assert not bench.image.brokers[0].is_draining
+
+
+def test_an_operators_drain_is_stronger_than_one_until_the_restart():
+    bench = Bench(3)
+    bench.do(DrainBroker(broker_id=0, drain=True, until_restart=True))
+    bench.do(DrainBroker(broker_id=0, drain=True))
+    bench.do(DrainBroker(broker_id=0, drain=True, until_restart=True))
+    bench.do(DrainBroker(broker_id=0, drain=False, until_restart=True))
+    bench.crash(0)
+    bench.restart(0)
+    assert bench.image.brokers[0].is_draining
+    bench.do(DrainBroker(broker_id=0, drain=False))
+    assert not bench.image.brokers[0].is_draining
 
 
 def test_a_broker_is_forgotten_only_when_dead_and_empty():

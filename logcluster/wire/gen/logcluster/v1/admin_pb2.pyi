@@ -736,18 +736,24 @@ class DrainBrokerRequest(_message.Message):
 
     BROKER_ID_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    UNTIL_RESTART_FIELD_NUMBER: _builtins.int
     broker_id: _builtins.int
     drain: _builtins.bool
     """False takes a drain back."""
+    until_restart: _builtins.bool
+    """The drain ends when the broker registers again. A drain that was asked for without this stays what it is: neither
+    this nor its taking back changes it.
+    """
     def __init__(
         self,
         *,
         broker_id: _builtins.int = ...,
         drain: _builtins.bool = ...,
+        until_restart: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["broker_id", b"broker_id", "drain", b"drain"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broker_id", b"broker_id", "drain", b"drain", "until_restart", b"until_restart"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

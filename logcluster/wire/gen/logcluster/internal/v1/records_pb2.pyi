@@ -218,11 +218,14 @@ class BrokerChangeRecord(_message.Message):
     FENCED_FIELD_NUMBER: _builtins.int
     IN_CONTROLLED_SHUTDOWN_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    DRAIN_UNTIL_RESTART_FIELD_NUMBER: _builtins.int
     broker_id: _builtins.int
     broker_epoch: _builtins.int
     fenced: _builtins.bool
     in_controlled_shutdown: _builtins.bool
     draining: _builtins.bool
+    drain_until_restart: _builtins.bool
+    """The drain is over when the broker registers again."""
     def __init__(
         self,
         *,
@@ -231,17 +234,22 @@ class BrokerChangeRecord(_message.Message):
         fenced: _builtins.bool | None = ...,
         in_controlled_shutdown: _builtins.bool | None = ...,
         draining: _builtins.bool | None = ...,
+        drain_until_restart: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_draining", b"_draining", "_fenced", b"_fenced", "_in_controlled_shutdown", b"_in_controlled_shutdown", "draining", b"draining", "fenced", b"fenced", "in_controlled_shutdown", b"in_controlled_shutdown"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_drain_until_restart", b"_drain_until_restart", "_draining", b"_draining", "_fenced", b"_fenced", "_in_controlled_shutdown", b"_in_controlled_shutdown", "drain_until_restart", b"drain_until_restart", "draining", b"draining", "fenced", b"fenced", "in_controlled_shutdown", b"in_controlled_shutdown"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draining", b"_draining", "_fenced", b"_fenced", "_in_controlled_shutdown", b"_in_controlled_shutdown", "broker_epoch", b"broker_epoch", "broker_id", b"broker_id", "draining", b"draining", "fenced", b"fenced", "in_controlled_shutdown", b"in_controlled_shutdown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drain_until_restart", b"_drain_until_restart", "_draining", b"_draining", "_fenced", b"_fenced", "_in_controlled_shutdown", b"_in_controlled_shutdown", "broker_epoch", b"broker_epoch", "broker_id", b"broker_id", "drain_until_restart", b"drain_until_restart", "draining", b"draining", "fenced", b"fenced", "in_controlled_shutdown", b"in_controlled_shutdown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__drain_until_restart: _TypeAlias = _typing.Literal["drain_until_restart"]  # noqa: Y015
+    _WhichOneofArgType__drain_until_restart: _TypeAlias = _typing.Literal["_drain_until_restart", b"_drain_until_restart"]  # noqa: Y015
     _WhichOneofReturnType__draining: _TypeAlias = _typing.Literal["draining"]  # noqa: Y015
     _WhichOneofArgType__draining: _TypeAlias = _typing.Literal["_draining", b"_draining"]  # noqa: Y015
     _WhichOneofReturnType__fenced: _TypeAlias = _typing.Literal["fenced"]  # noqa: Y015
     _WhichOneofArgType__fenced: _TypeAlias = _typing.Literal["_fenced", b"_fenced"]  # noqa: Y015
     _WhichOneofReturnType__in_controlled_shutdown: _TypeAlias = _typing.Literal["in_controlled_shutdown"]  # noqa: Y015
     _WhichOneofArgType__in_controlled_shutdown: _TypeAlias = _typing.Literal["_in_controlled_shutdown", b"_in_controlled_shutdown"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__drain_until_restart) -> _WhichOneofReturnType__drain_until_restart | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__draining) -> _WhichOneofReturnType__draining | None: ...
     @_typing.overload
