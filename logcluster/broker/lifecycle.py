@@ -129,6 +129,8 @@ class BrokerLifecycle:
         Returns whether the controller let the broker go in time; otherwise it may stop all the same, and others
         find out by themselves. Cancellation: the shutdown goes on at the controller.
         """
+        if self._is_log_directory_failed:
+            return True  # it leads nothing and is in sync nowhere; the controller has no leave to give to such a broker
         failpoint("broker.shutdown.before_request")
         started_ms = self._clock.monotonic_ms()
         log.info("controlled_shutdown_begun", broker_epoch=self.broker_epoch, timeout_ms=timeout_ms)

@@ -217,6 +217,17 @@ async def test_a_shutdown_waits_for_the_controllers_word():
         assert not await mute.lifecycle.shut_down(timeout_ms=50)
 
 
+async def test_a_broker_without_its_log_directory_waits_for_nobody():
+    world = World()
+    world.client.outcomes = [8]
+    world.client.script = lambda request: pb.BrokerSessionResponse(is_fenced=request.log_directory_failed)
+    async with world.lifecycle:
+        await world.lifecycle.wait_active(timeout_ms=5_000)
+        world.lifecycle.report_log_directory_failure()
+        async with asyncio.timeout(5):
+            assert await world.lifecycle.shut_down(timeout_ms=60_000)
+
+
 async def test_the_loader_skips_what_it_has_and_tells_all_followers_in_order():
     class Follower:
         def __init__(self):
