@@ -6,7 +6,7 @@ beside the segment (`<base offset>.index`) with a checksum when the segment is c
 is missing, damaged or does not fit the segment's size is rebuilt from the batch headers.
 
     magic 4 | base offset 8 | log size 8 | next offset 8 | first timestamp 8 | newest timestamp 8 | its offset 8
-    | entry count 4 | offsets 8 x n | positions 8 x n | timestamps 8 x n | crc32 4       (all big endian)
+    | batch count 8 | entry count 4 | offsets 8 x n | positions 8 x n | timestamps 8 x n | crc32 4       (all big endian)
 
 The columns grow on the event loop while a reader on another thread bisects: `append` extends the searched column last,
 and truncation replaces columns instead of shrinking them.
@@ -21,8 +21,8 @@ from array import array
 from bisect import bisect_left, bisect_right
 from typing import Final, NamedTuple
 
-_MAGIC: Final = b"LCX1"
-_HEADER: Final = struct.Struct(">4sqqqqqqI")
+_MAGIC: Final = b"LCX2"
+_HEADER: Final = struct.Struct(">4sqqqqqqqI")
 _CRC: Final = struct.Struct(">I")
 NO_TIMESTAMP: Final = -1
 """What batches without a timestamp carry; below every real one."""
@@ -37,6 +37,7 @@ class SegmentSummary(NamedTuple):
     first_timestamp_ms: int
     max_timestamp_ms: int
     max_timestamp_offset: int
+    batch_count: int
 
 
 class SparseIndex:

@@ -66,7 +66,6 @@ class Segment:
         """Whether offsets may be missing between batches."""
         self.size_bytes = 0
         self.batch_count = 0
-        """Batches noted by this process: of a segment taken from its index file, only those added since."""
         self.first_timestamp_ms = NO_TIMESTAMP
         self.max_timestamp_ms = NO_TIMESTAMP
         self.max_timestamp_offset = base_offset
@@ -97,6 +96,7 @@ class Segment:
         segment.first_timestamp_ms = summary.first_timestamp_ms
         segment.max_timestamp_ms = summary.max_timestamp_ms
         segment.max_timestamp_offset = summary.max_timestamp_offset
+        segment.batch_count = summary.batch_count
         return segment
 
     @property
@@ -159,6 +159,7 @@ class Segment:
             self.first_timestamp_ms,
             self.max_timestamp_ms,
             self.max_timestamp_offset,
+            self.batch_count,
         )
 
     def open_for_read(self) -> File:
