@@ -1,20 +1,27 @@
-"""What targets have in common: answers to `preflight`, and small filesystems.
+"""What targets have in common: answers to `preflight`, hurting disks that this machine holds, small filesystems.
 
 `chaos.node_link_table` remembers for them which rule is in force on which link.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from chaos import node_damage
 from chaos.interfaces import CAPABILITIES, Capability, FaultFailed
+from logcluster.model.errors import LogClusterError
 
+DAMAGE_WAIT_S: Final = 6.0
+"""How long to wait for a batch below a recovery point; brokers move those every 5 s."""
+DAMAGE_POLL_S: Final = 0.1
 _CAP_SYS_ADMIN: Final = 21
 
 
@@ -31,6 +38,33 @@ def capabilities(unsupported: dict[str, str], notes: dict[str, str] | None = Non
         )
         for name in CAPABILITIES
     ]
+
+
+async def empty(data: Path) -> None:
+    """Take away what a broker's data directory holds; nothing happens where there is none."""
+    for path in data.iterdir() if data.exists() else ():
+        if path.is_dir():
+            await asyncio.to_thread(shutil.rmtree, path)
+        else:
+            path.unlink()
+
+
+async def flip_bit(data: Path, *, broker_id: int, seed: int) -> str:
+    """Flip a bit in a broker's data directory, as `Target.damage`; waits a while for a batch that may be damaged.
+
+    Raises:
+        FaultFailed: there is none after `DAMAGE_WAIT_S`, or the disk refuses.
+    """
+    deadline_s = time.monotonic() + DAMAGE_WAIT_S
+    while time.monotonic() < deadline_s:
+        try:
+            done = node_damage.flip_bit(data, seed=seed)
+        except (OSError, LogClusterError) as error:
+            raise FaultFailed(f"the disk of broker {broker_id} cannot be damaged: {error}") from error
+        if done is not None:
+            return done
+        await asyncio.sleep(DAMAGE_POLL_S)
+    raise FaultFailed(f"broker {broker_id} has no batch yet that may be damaged: below a recovery point, not last")
 
 
 def why_no_mounts() -> str:

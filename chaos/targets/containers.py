@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Final
 
-from chaos import node_damage
 from chaos.container_links import ContainerLinks, why_no_cuts
 from chaos.engine import BrokerContainer, Engine, default_image, why_no_engine
 from chaos.interfaces import CAPABILITIES, CLIENTS, Capability, ClusterOptions, DiskOperation, FaultFailed, RunFiles
 from chaos.node_link_table import End
-from chaos.targets.base import capabilities
+from chaos.targets.base import capabilities, empty, flip_bit
 from logcluster.config import environment_variables
 from logcluster.devcluster.probe import readiness_at
-from logcluster.model.errors import LogClusterError
 from logcluster.runtime.entropy import SystemEntropy
 
 GRPC_PORT: Final = 7070
@@ -34,7 +31,6 @@ READY_TIMEOUT_S: Final = 90.0
 STOP_TIMEOUT_S: Final = 30
 RESET_S: Final = 0.2
 VOTERS_MAX: Final = 3
-DAMAGE_WAIT_S: Final = 6.0
 _numbers = count(1)
 _INSIDE: Final = "the image is the product as it is: nothing reaches inside; use processes or netns"
 _NETEM: Final = "containers have no proxy between them; use processes or netns"
@@ -243,11 +239,7 @@ class ContainerTarget:
         """As `Target.wipe`; see `ProcessTarget.wipe` on voters."""
         if self.is_running(broker_id):
             raise FaultFailed(f"broker {broker_id} runs: its disk cannot be replaced")
-        for path in self._data(broker_id).iterdir():
-            if path.is_dir():
-                await asyncio.to_thread(shutil.rmtree, path)
-            else:
-                path.unlink()
+        await empty(self._data(broker_id))
 
     # -- links ------------------------------------------------------------------------------------------------------
 
@@ -281,17 +273,7 @@ class ContainerTarget:
         raise FaultFailed(_INSIDE)
 
     async def damage(self, broker_id: int, *, seed: int) -> str:
-        """As `Target.damage`: waits a while for a batch that is below a recovery point."""
-        deadline_s = time.monotonic() + DAMAGE_WAIT_S
-        while time.monotonic() < deadline_s:
-            try:
-                done = node_damage.flip_bit(self._data(broker_id), seed=seed)
-            except (OSError, LogClusterError) as error:
-                raise FaultFailed(f"the disk of broker {broker_id} cannot be damaged: {error}") from error
-            if done is not None:
-                return done
-            await asyncio.sleep(0.1)
-        raise FaultFailed(f"broker {broker_id} has no batch yet that may be damaged: below a recovery point, not last")
+        return await flip_bit(self._data(broker_id), broker_id=broker_id, seed=seed)
 
 
 def variables(settings: Mapping[str, Mapping[str, object]]) -> dict[str, str]:

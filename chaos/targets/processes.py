@@ -21,14 +21,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from chaos import node_damage
 from chaos.control import ControlError
 from chaos.interfaces import CAPABILITIES, Capability, ClusterOptions, DiskOperation, FaultFailed, RunFiles
 from chaos.node_hurt_disk import Area
 from chaos.node_link_table import End
 from chaos.node_process import ChaosProcesses
 from chaos.node_remote import RemoteFaults, ruler_of
-from chaos.targets.base import SmallFilesystems, capabilities, why_no_mounts
+from chaos.targets.base import SmallFilesystems, capabilities, empty, flip_bit, why_no_mounts
 from logcluster.devcluster.layout import NodePlan, free_ports, plan_nodes
 from logcluster.devcluster.processes import ProcessState, log_tail, send_signal
 from logcluster.model.errors import LogClusterError
@@ -38,9 +37,6 @@ from logcluster.runtime.entropy import SystemEntropy
 READY_TIMEOUT_MS: Final = 90_000
 CONTROL_UP_TIMEOUT_MS: Final = 60_000
 STOP_TIMEOUT_MS: Final = 15_000
-DAMAGE_WAIT_MS: Final = 6_000
-"""How long `damage` waits for a batch below a recovery point; brokers move those every 5 s."""
-DAMAGE_POLL_MS: Final = 100
 SOCKET_DIRECTORY_BYTES_MAX: Final = 90
 
 _NOTES: Final = {
@@ -251,11 +247,7 @@ class ProcessTarget:
         data = self._plan(broker_id).data_directory
         if self.is_running(broker_id):
             raise FaultFailed(f"broker {broker_id} runs: its disk cannot be replaced")
-        for path in data.iterdir() if data.exists() else ():
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        await empty(data)
         self._wiped.add(broker_id)
 
     async def _kill(self, broker_ids: Sequence[int]) -> None:
@@ -317,18 +309,7 @@ class ProcessTarget:
         await self._faults.jump_clock(broker_id, by_ms)
 
     async def damage(self, broker_id: int, *, seed: int) -> str:
-        """As `Target.damage`: waits a while for a batch that is below a recovery point."""
-        data = self._plan(broker_id).data_directory
-        deadline_ms = self._clock.monotonic_ms() + DAMAGE_WAIT_MS
-        while self._clock.monotonic_ms() < deadline_ms:
-            try:
-                done = node_damage.flip_bit(data, seed=seed)
-            except (OSError, LogClusterError) as error:
-                raise FaultFailed(f"the disk of broker {broker_id} cannot be damaged: {error}") from error
-            if done is not None:
-                return done
-            await self._clock.sleep_ms(DAMAGE_POLL_MS)
-        raise FaultFailed(f"broker {broker_id} has no batch yet that may be damaged: below a recovery point, not last")
+        return await flip_bit(self._plan(broker_id).data_directory, broker_id=broker_id, seed=seed)
 
 
 def _control_directory(directory: Path) -> Path:
