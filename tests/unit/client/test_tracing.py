@@ -1,11 +1,10 @@
-"""Traces: what spans say, what records carry, and that nothing else changes."""
+"""Traces of clients: what spans say, what records carry, and that nothing else changes."""
 
 from __future__ import annotations
 
 import asyncio
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, cast
 
 import pytest
@@ -17,73 +16,27 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as conventions
 from opentelemetry.trace import SpanKind, StatusCode
+from trace_reading import (
+    PARENT,
+    SPAN_ID,
+    TRACE_ID,
+    Spans,
+    ids,
+    linked_ids,
+    parent_ids,
+    read_all,
+    record_of,
+    span_of,
+    user_tracer,
+)
 
 import logcluster
 from logcluster import sync
 from logcluster.client import tracing
-from logcluster.client.client import Client
-from logcluster.client.group.consumer import GroupConsumer
-from logcluster.client.records import ConsumerRecord, Headers
-from logcluster.client.subscription import PartitionState
+from logcluster.client.records import Headers
 from logcluster.model import errors
 from logcluster.model.limits import HEADERS_PER_RECORD_MAX
 from logcluster.tracing import context_of, processing
-
-TRACE_ID = 0x4BF92F3577B34DA6A3CE929D0E0E4736
-SPAN_ID = 0x00F067AA0BA902B7
-PARENT = b"00-%032x-%016x-01" % (TRACE_ID, SPAN_ID)
-
-
-@pytest.fixture
-def provider(monkeypatch: pytest.MonkeyPatch) -> TracerProvider:
-    """The process's provider, for one test."""
-    provider = TracerProvider(shutdown_on_exit=False)
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
-    return provider
-
-
-@pytest.fixture
-def spans(provider: TracerProvider) -> Iterator[Callable[[], list[ReadableSpan]]]:
-    """What was exported, in the order of its ends."""
-    exporter = InMemorySpanExporter()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    yield lambda: list(exporter.get_finished_spans())
-    provider.shutdown()
-
-
-Spans = Callable[[], list[ReadableSpan]]
-
-
-def user_tracer() -> trace.Tracer:
-    return trace.get_tracer("application")
-
-
-def record_of(headers: Headers = (), *, topic: str = "t", partition: int = 0, offset: int = 7) -> ConsumerRecord:
-    return ConsumerRecord(topic, partition, offset, 0, None, b"v", headers)
-
-
-async def read_all(client: Client, topic: str = "t") -> list[ConsumerRecord]:
-    async with client.consumer(topic, start="earliest", until="end") as consumer:
-        return [record async for record in consumer]
-
-
-def span_of(record: ConsumerRecord) -> trace.SpanContext:
-    return trace.get_current_span(context_of(record)).get_span_context()
-
-
-def ids(span: ReadableSpan) -> tuple[int, int]:
-    context = span.get_span_context()
-    assert context is not None
-    return context.trace_id, context.span_id
-
-
-def parent_ids(span: ReadableSpan) -> tuple[int, int] | None:
-    return None if span.parent is None else (span.parent.trace_id, span.parent.span_id)
-
-
-def linked_ids(span: ReadableSpan) -> list[tuple[int, int]]:
-    return [(link.context.trace_id, link.context.span_id) for link in span.links]
-
 
 # Sending and processing.
 
@@ -462,65 +415,6 @@ def test_a_batch_without_records_is_no_span_and_ends_none(spans: Spans) -> None:
         assert loop.is_recording()
     inside, outside = spans()
     assert parent_ids(inside) == ids(outside)
-
-
-class HandedOut:
-    """Gives a group consumer records, instead of a cluster."""
-
-    def __init__(self, records: Sequence[ConsumerRecord]) -> None:
-        self.batches = [[(PartitionState("t", 0, start="earliest"), record) for record in records], None]
-
-    async def take_for_processing(self, *_: Any) -> Any:
-        return self.batches.pop(0)
-
-
-async def process(traces: bool, handler: Callable[[ConsumerRecord], Awaitable[object]]) -> None:
-    cluster = FakeCluster()
-    records = [record_of([("traceparent", PARENT)], offset=offset) for offset in range(4)]
-    async with cluster.client(traces=traces) as client:
-        consumer = cast(GroupConsumer, client.consumer("t", group="billing"))
-        consumer.take_for_processing = HandedOut(records).take_for_processing  # type: ignore[method-assign]
-        await consumer.process(handler, concurrency=3)
-
-
-async def test_a_group_processes_each_record_in_a_span_of_its_own(spans: Spans) -> None:
-    async def handle(record: ConsumerRecord) -> None:
-        await asyncio.sleep(0.01)
-        with user_tracer().start_as_current_span(f"inside {record.offset}"):
-            await asyncio.sleep(0)
-
-    await process(True, handle)
-    processed = {
-        (span.attributes or {})["messaging.logcluster.offset"]: span for span in spans() if span.name == "process t"
-    }
-    assert sorted(processed) == [0, 1, 2, 3]
-    for offset, span in processed.items():
-        assert parent_ids(span) == (TRACE_ID, SPAN_ID)
-        assert (span.attributes or {})["messaging.consumer.group.name"] == "billing"
-        (inside,) = [inner for inner in spans() if inner.name == f"inside {offset}"]
-        assert parent_ids(inside) == ids(span)
-
-
-async def test_a_group_without_traces_makes_no_spans(spans: Spans) -> None:
-    handled: list[int] = []
-
-    async def handle(record: ConsumerRecord) -> None:
-        handled.append(record.offset)
-
-    await process(False, handle)
-    assert sorted(handled) == [0, 1, 2, 3] and spans() == []
-
-
-async def test_a_handler_that_fails_marks_its_span_and_ends_the_processing(spans: Spans) -> None:
-    async def handle(record: ConsumerRecord) -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        await process(True, handle)
-    assert {(span.attributes or {}).get("error.type") for span in spans()} == {"ZeroDivisionError"}
-
-
-# Who records nothing, and who fails.
 
 
 async def test_without_a_provider_a_context_is_passed_through_and_none_is_made_up(
