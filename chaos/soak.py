@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from chaos.scenario import Bounds, Clients, Fault, Scenario, Topic
 
@@ -21,6 +21,8 @@ BESIDE: Final = (
 )
 """Kind, role, seconds. Pauses and cuts are not among them: nobody can tell them from slowness before the session is
 over, so a minute with one cannot be available for 99.9 %. The scenario `pauses-and-cuts` bounds them by themselves."""
+OPTIONS: Final[dict[str, dict[str, Any]]] = {"slow-disk": {"delay_ms": 3}}
+"""A disk that is slow, but not too slow for the rate: of writes that take 30 ms, one after the other, a second has 33."""
 
 
 def soak_scenario(hours: float, seed: int, *, beside_every_s: float = 60.0, rate: int = 40) -> Scenario:
@@ -35,7 +37,8 @@ def soak_scenario(hours: float, seed: int, *, beside_every_s: float = 60.0, rate
     at_s = KILL_EVERY_S + beside_every_s  # halfway between two kills, so that a gap has one cause
     while at_s < duration_s - 20:
         kind, role, lasts_s = rng.choice(BESIDE)
-        faults.append(Fault(kind=kind, role=role, at_s=at_s, lasts_s=lasts_s, jitter_s=1.0))
+        options = OPTIONS.get(kind, {})
+        faults.append(Fault(kind=kind, role=role, at_s=at_s, lasts_s=lasts_s, jitter_s=1.0, options=options))
         at_s += beside_every_s
     config = {"min.insync.replicas": "2", "retention.bytes": str(1 << 30)}
     return Scenario(
