@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ Seed = Annotated[int, typer.Option("--seed", help="Decides times, victims and wh
 Out = Annotated[Path, typer.Option("--out", help="Where the files of the runs go.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per run instead of text.")]
 RESULTS = Path("chaos-results")
+EXIT_TERMINATED = 128 + signal.SIGTERM
 REASON_LENGTH_MAX = 300
 """On a terminal; the report has all of it, with the end of a broker's log."""
 
@@ -40,6 +42,9 @@ def _say(line: str) -> None:
 
 
 async def _run_one(scenario: Scenario, target: Target, directory: Path, seed: int) -> Outcome:
+    this = asyncio.current_task()
+    assert this is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     try:
         return await Run(scenario, target, directory, seed=seed, progress=_say).execute()
     except FaultFailed as error:
@@ -47,14 +52,18 @@ async def _run_one(scenario: Scenario, target: Target, directory: Path, seed: in
 
 
 def _run_all(scenarios: Sequence[Scenario], target: str, seed: int, out: Path, *, as_json: bool) -> int:
-    """Run one after the other; returns the worst status."""
+    """Run one after the other; returns the worst status, or `EXIT_TERMINATED` when told to end before the end."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     worst = 0
     outcomes: list[Outcome] = []
     for number, scenario in enumerate(scenarios, 1):
         print(f"[{number}/{len(scenarios)}] {scenario.name}: {scenario.description}", file=sys.stderr, flush=True)
         directory = (out / f"{stamp}-{scenario.name}").resolve()
-        outcome = asyncio.run(_run_one(scenario, make_target(target), directory, seed))
+        try:
+            outcome = asyncio.run(_run_one(scenario, make_target(target), directory, seed))
+        except asyncio.CancelledError:
+            print("ended by SIGTERM: everything that was started is undone, there is no verdict", file=sys.stderr)
+            return EXIT_TERMINATED
         outcomes.append(outcome)
         worst = max(worst, outcome.status)
         _print(outcome, as_json=as_json)

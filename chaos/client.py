@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import msgspec
 
+from chaos.parents import die_with_parent
 from chaos.workloads import WORKLOADS
 from chaos.workloads.recording import FLUSH_INTERVAL_MS, HistoryWriter
 from chaos.workloads.worker import Options, Worker
@@ -76,6 +77,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", required=True, type=int)
     parser.add_argument("--options", default="{}", metavar="JSON", help="see chaos/workloads/WORKLOAD.py")
     parser.add_argument("--duration-ms", type=int, metavar="N", help="stop by itself after so long")
+    parser.add_argument("--parent", type=int, metavar="PID", help="the process with whose end this one ends")
     chosen = parser.parse_args(arguments)
     if not chosen.name or any(character in chosen.name for character in "|/ \n"):
         raise BadArguments(f"--name {chosen.name!r}: use letters, digits, - and .")
@@ -159,6 +161,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one client process; returns its exit code."""
     try:
         chosen = parse_arguments(arguments)
+        if chosen.parent is not None:
+            die_with_parent(chosen.parent)
         writer = HistoryWriter(chosen.history, chosen.name)
     except FileExistsError:
         print(

@@ -21,13 +21,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
 
 from chaos.control import ControlServer
 from chaos.node_clock import JumpingClock
@@ -38,6 +36,7 @@ from chaos.node_lazy_disk import LazyFilesystem
 from chaos.node_links import Links
 from chaos.node_store import JournalStore
 from chaos.node_transport import LinkNetwork
+from chaos.parents import die_with_parent
 from logcluster.config import NodeConfig, load
 from logcluster.model.errors import LogClusterError
 from logcluster.model.ids import Endpoint
@@ -49,7 +48,6 @@ from logcluster.runtime.entropy import SystemEntropy
 from logcluster.storage.kv_store import KeyValueStore, RocksKeyValueStore
 from logcluster.storage.posix_filesystem import PosixFilesystem
 
-PR_SET_PDEATHSIG: Final = 1
 log = logs.get_logger("chaos")
 
 
@@ -143,18 +141,6 @@ def _ablation(name: str) -> Callable[[], contextlib.AbstractContextManager[None]
     if name not in {**ablations.ABLATIONS, **ablations.DORMANT}:
         raise ValueError(f"there is no ablation {name!r}")
     return lambda: ablations.apply(name)
-
-
-def die_with_parent(parent_pid: int) -> None:
-    """Ask the kernel for SIGKILL when the thread that started this process ends; also while it is stopped.
-
-    Ends the process at once where the parent is gone already.
-    """
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
-    if os.getppid() != parent_pid:
-        os._exit(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -77,6 +77,8 @@ class ClientProcesses:
             str(client.seed * 1_000 + client.lives),
             "--options",
             json.dumps(dict(client.options)),
+            "--parent",
+            str(os.getpid()),
         ]
         with open(history.with_suffix(".log"), "wb") as log:
             client.process = await asyncio.create_subprocess_exec(

@@ -22,7 +22,7 @@ BESIDE: Final = (
 """Kind, role, seconds. Pauses and cuts are not among them: nobody can tell them from slowness before the session is
 over, so a minute with one cannot be available for 99.9 %. The scenario `pauses-and-cuts` bounds them by themselves."""
 OPTIONS: Final[dict[str, dict[str, Any]]] = {"slow-disk": {"delay_ms": 3}}
-"""A disk that is slow, but not too slow for the rate: of writes that take 30 ms, one after the other, a second has 33."""
+"""Slow, but not too slow for the rate: of writes that take 30 ms, one after the other, a second has 33."""
 
 
 def soak_scenario(hours: float, seed: int, *, beside_every_s: float = 60.0, rate: int = 40) -> Scenario:

@@ -5,10 +5,13 @@ All of it is in docs/chaos.md; a longer run is `python -m chaos matrix`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +78,43 @@ def test_a_safeguard_that_is_off_is_found(tmp_path: Path) -> None:
     status, outcomes, said = run(tmp_path, "ablation-fsync-before-ack", "--duration-s", "7", "--seed", "3")
     assert status == 0, f"{outcomes}\n{said}"
     assert outcomes[0]["anomalies"], "the run passed because it found the loss"
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_a_run_that_is_ended_leaves_no_process(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    running = subprocess.Popen(
+        [sys.executable, "-m", "chaos", "run", "leader-kill", "--out", str(tmp_path)],
+        cwd=Path(__file__).resolve().parents[2],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert running.stderr is not None
+        assert any("kill leader" in line for line in running.stderr), "it ended before the first fault"
+        running.send_signal(number)
+        running.communicate(timeout=60)
+    finally:
+        running.kill()
+        running.wait()
+    assert running.returncode == status
+    deadline_s = time.monotonic() + 20
+    while left := commands_naming(str(tmp_path)):
+        assert time.monotonic() < deadline_s, left
+        time.sleep(0.1)
+
+
+def commands_naming(text: str) -> list[str]:
+    """Command lines of living processes with `text` in them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            found += [command] if text in command else []
+    return found
 
 
 def test_a_mistake_is_named(tmp_path: Path) -> None:
