@@ -14,7 +14,7 @@ from typing import Final
 
 from logcluster.broker.partition import Partition
 from logcluster.broker.produce import PartitionFinder, find_partition, set_error
-from logcluster.model.errors import LogClusterError, NotLeaderOrFollower, OffsetOutOfRange
+from logcluster.model.errors import LogClusterError, NotLeaderOrFollower, OffsetOutOfRange, UnknownLeaderEpoch
 from logcluster.model.limits import DEADLINE_MS_MAX, FETCH_SIZE_BYTES_MAX, MIB
 from logcluster.model.probes import probe
 from logcluster.record.batch import decode_records, iterate_headers
@@ -129,6 +129,15 @@ class FetchHandler:
             next_offset=fetch_offset,
         )
         if item.HasField("last_fetched_epoch"):
+            if item.last_fetched_epoch > leader.leader_epoch:
+                # Somebody else leads meanwhile: where this log ends says nothing about what the reader has.
+                probe("fetch.reader_of_later_epoch")
+                raise UnknownLeaderEpoch(
+                    topic=item.topic,
+                    partition=item.partition,
+                    leader_id=partition.leader_id,
+                    leader_epoch=leader.leader_epoch,
+                )
             diverging = log.leader_epochs.divergence(
                 last_epoch=item.last_fetched_epoch, position=fetch_offset, log_end_offset=log.log_end_offset
             )

@@ -195,6 +195,7 @@ PROBES: Final[Mapping[str, str]] = {
     "coordinator.topic.made": "an internal topic was made when it was first needed",
     "produce.refused_by_damage_just_found": "a write was refused because a reader had just found damage",
     "fetch.diverging_epoch_found": "a consumer's last record is not in the leader's history",
+    "fetch.reader_of_later_epoch": "a consumer comes from a later leader epoch than the one this broker leads in",
     "fetch.leader_changed_while_reading": "a partition got another leader while a read was on the disk",
     "broker.request.other_leader_epoch": "a request believed in an older or newer leader epoch",
     "broker.metadata.older_leader_epoch_ignored": "metadata named an older leader epoch than the replica's",

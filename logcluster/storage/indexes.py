@@ -6,7 +6,7 @@ beside the segment (`<base offset>.index`) with a checksum when the segment is c
 is missing, damaged or does not fit the segment's size is rebuilt from the batch headers.
 
     magic 4 | base offset 8 | log size 8 | next offset 8 | first timestamp 8 | newest timestamp 8 | its offset 8
-    | batch count 8 | entry count 4 | offsets 8 x n | positions 8 x n | timestamps 8 x n | crc32 4       (all big endian)
+    | batch count 8 | entry count 4 | offsets 8 x n | positions 8 x n | timestamps 8 x n | crc32 4     (all big endian)
 
 The columns grow on the event loop while a reader on another thread bisects: `append` extends the searched column last,
 and truncation replaces columns instead of shrinking them.

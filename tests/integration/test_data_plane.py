@@ -22,6 +22,7 @@ from logcluster.model.errors import (
     OutOfOrderSequenceNumber,
     RequestTimedOut,
     StorageFailure,
+    UnknownLeaderEpoch,
     UnknownTopicOrPartition,
     UnsupportedVersion,
 )
@@ -403,6 +404,8 @@ async def test_fetch_refuses_other_epochs_and_ranges(world: World) -> None:
         raise_for(await world.fetch(1, 3))
     answer = await world.fetch(1, 5, last_fetched_epoch=0)
     assert (answer.diverging_epoch.leader_epoch, answer.diverging_epoch.end_offset) == (0, 2)
+    with pytest.raises(UnknownLeaderEpoch):  # it was replaced and has not heard of it: its log's end says nothing
+        raise_for(await world.fetch(1, 5, last_fetched_epoch=2))
     with pytest.raises(NotLeaderOrFollower):
         raise_for(await world.fetch(2, 0))
     with pytest.raises(UnknownTopicOrPartition):

@@ -5,17 +5,27 @@ A tool commits and asks, as a consumer outside of any group would; what it was t
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
+from logcluster.broker.fetch import FetchHandler
 from logcluster.client.client import Client
 from logcluster.client.group.coordinator import CoordinatorCalls
 from logcluster.core.coordinators.groups.coordinator import GROUP_TOPIC
 from logcluster.model.errors import LogClusterError
-from logcluster.sim.scenarios.actors import Actor
+from logcluster.model.ids import TopicPartition
+from logcluster.sim.ablations.editing import Edit, Patch
+from logcluster.sim.scenarios.actors import CLIENT_OPTIONS, Actor
 from logcluster.sim.scenarios.scenario import Scenario
 from logcluster.sim.scenarios.stage import Stage, StageOptions
+from logcluster.sim.workload.consuming import polled, positions_of
 from logcluster.wire.gen.logcluster.v1 import groups_pb2 as pb
 from logcluster.wire.status import error_from_detail
+
+if TYPE_CHECKING:
+    from logcluster.sim.workload.books import Books
+    from logcluster.sim.world import World
 
 GROUP: Final = "billing"
 ONE_SHARD: Final = StageOptions(settings={"groups.partitions": 1})
@@ -30,14 +40,16 @@ class Tool(Actor):
         self._calls = CoordinatorCalls(client._open())
         await self._stay()
 
-    async def commit(self, topic: str, offset: int, *, timeout_ms: int = 5_000) -> bool:
+    async def commit(
+        self, topic: str, offset: int, *, leader_epoch: int | None = None, timeout_ms: int = 5_000
+    ) -> bool:
         """Commit; returns whether it was acknowledged."""
-        return await self.process.spawn(self._commit(topic, offset, timeout_ms), name="commit")
+        return await self.process.spawn(self._commit(topic, offset, leader_epoch, timeout_ms), name="commit")
 
-    async def _commit(self, topic: str, offset: int, timeout_ms: int) -> bool:
+    async def _commit(self, topic: str, offset: int, leader_epoch: int | None, timeout_ms: int) -> bool:
         assert self._calls is not None, "open it first"
         request = pb.CommitOffsetsRequest(group=GROUP, member_epoch=-1)
-        request.offsets.add(topic=topic, partition=0, offset=offset)
+        request.offsets.add(topic=topic, partition=0, offset=offset, leader_epoch=leader_epoch)
         operation = self.voice.invoke("commit", {f"{topic}-0": offset}, group=GROUP)
         try:
             response: pb.CommitOffsetsResponse = await self._calls.call(
@@ -70,6 +82,44 @@ class Tool(Actor):
         offset = found.offset if found.HasField("offset") else None
         self.voice.ok(operation, {f"{topic}-0": offset})
         return offset
+
+
+class Member(Actor):
+    """Comes to know who leads a topic, and joins the group and reads much later, without having asked again."""
+
+    def __init__(self, world: World, books: Books, name: str, topic: str) -> None:
+        super().__init__(world, books, name)
+        self._topic = topic
+        self._client: Client | None = None
+
+    async def _live(self) -> None:
+        options = replace(CLIENT_OPTIONS, metadata_age_ms_max=600_000)
+        async with self.world.connect(self.process, options=options) as client:
+            self._client = client
+            await client._open().metadata.topic(self._topic)
+            await self._stay()
+
+    async def read(self, *, timeout_ms: int) -> None:
+        """Join, and read on from what is committed."""
+        await self.process.spawn(self._read(timeout_ms), name="read")
+
+    async def _read(self, timeout_ms: int) -> None:
+        assert self._client is not None, "open it first"
+        meta = {"group": GROUP, "member": self.name}
+        resume = self.voice.invoke("resume", [f"{self._topic}-0"], **meta)
+
+        def begun(_: Sequence[TopicPartition]) -> None:
+            self.voice.ok(resume, positions_of(consumer), why="committed", **meta)
+
+        consumer = self._client.consumer(self._topic, group=GROUP, on_assigned=begun, max_wait_ms=50)
+        async with consumer:
+            poll = self.voice.invoke("poll", {}, **meta)
+            try:
+                records = await consumer.read(100, timeout_ms=timeout_ms)
+            except LogClusterError as error:
+                self.voice.refused(poll, {}, error, **meta)
+                return
+            self.voice.ok(poll, polled(self.books, records), **meta)
 
 
 async def _prepared(stage: Stage) -> tuple[Tool, int, list[int]]:
@@ -136,7 +186,39 @@ async def _asked_the_old_one(stage: Stage) -> None:
     await asked
 
 
+async def _read_from_a_deposed_leader(stage: Stage) -> None:
+    tool, coordinator, others = await _prepared(stage)
+    leader, follower = others
+    await stage.create_topic("flights", [leader, follower, coordinator])
+    writer = await stage.writer("traveller")
+    await stage.send(writer, "flights", 10)
+    member = Member(stage.world, stage.books, "member", "flights")
+    await member.open()
+    stage.isolate(leader)
+    await stage.wait_until(lambda: stage.leader_of("flights") not in (leader, None), "another one leads")
+    later = await stage.writer("later")
+    await stage.acked(later.send_many("flights", 10))
+    leader_epoch = stage.partition("flights").leader_epoch
+    assert await tool.commit("flights", 20, leader_epoch=leader_epoch)
+    reading = stage.world.driver.spawn(member.read(timeout_ms=10_000), name="reading")
+    await stage.sleep(1_000)
+    stage.heal()
+    await stage.send(later, "flights", 2)
+    await reading
+
+
 SCENARIOS: Final = (
+    Scenario(
+        name="judged-by-a-deposed-leader",
+        title="A member goes on from a committed offset, and a replaced leader sends it back to its own log's end",
+        source="KIP-320; found by the chaos suite",
+        safeguard="a leader says where logs differ only for readers that come from no later epoch than its own",
+        ablation="deposed-leader-judges-nobody",
+        expected=frozenset({"resumed-elsewhere"}),
+        play=_read_from_a_deposed_leader,
+        options=ONE_SHARD,
+        patch=Patch(Edit(FetchHandler._read, "if item.last_fetched_epoch > leader.leader_epoch:", "if False:")),
+    ),
     Scenario(
         name="offsets-half-loaded",
         title="A coordinator takes over and serves before it has read what its predecessor committed last",
