@@ -69,9 +69,12 @@ class MemberRecorder:
         assert fetcher is not None
         resolve, goes_on_elsewhere = fetcher.resolve, fetcher.goes_on_elsewhere
 
-        async def resolve_and_tell(states: list[PartitionState], *, timeout_ms: int) -> None:
-            await resolve(states, timeout_ms=timeout_ms)
+        async def resolve_and_tell(
+            states: list[PartitionState], *, timeout_ms: int
+        ) -> dict[PartitionState, LogClusterError]:
+            failures = await resolve(states, timeout_ms=timeout_ms)
             self._found_positions()
+            return failures
 
         def note_and_go_on(state: PartitionState, error: LogClusterError) -> bool:
             position = state.position

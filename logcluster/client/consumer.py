@@ -453,8 +453,14 @@ class Consumer:
         fetcher = self._fetcher
         if fetcher is None:
             raise InvalidRequest("the consumer is not open", hint="use `async with client.consumer(...) as consumer`")
+
+        async def attempt(left_ms: int) -> None:
+            failures = await fetcher.resolve([state for state in states if state.position is None], timeout_ms=left_ms)
+            for error in failures.values():
+                raise error
+
         await retry(
-            lambda left_ms: fetcher.resolve(states, timeout_ms=left_ms),
+            attempt,
             clock=self._clock,
             generator=self._context.generator,
             policy=self._context.policy,

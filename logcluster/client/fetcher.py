@@ -19,7 +19,7 @@ from logcluster.client.chunk import Chunk
 from logcluster.client.connections import call
 from logcluster.client.context import Context
 from logcluster.client.metadata_cache import Leader
-from logcluster.client.offsets import isolation_to_wire, look_up_offsets
+from logcluster.client.offsets import isolation_to_wire, look_up_each
 from logcluster.client.records import Timestamp, normalize_point
 from logcluster.client.subscription import PartitionState, Subscription
 from logcluster.model.errors import (
@@ -190,7 +190,7 @@ class Fetcher:
             has_room = self._buffered_size_bytes < options.buffer_size_bytes
             if has_room and self._fetches.get(broker_id, 0) < FETCHES_PER_BROKER_MAX:
                 self._launch(broker_id, states)
-        if not self._is_looking_up and any(state.position is None for state in self._subscription.states):
+        if not self._is_looking_up and self._lost(now_ms):
             self._is_looking_up = True
             self.spawn(self._look_up_positions(), name="positions")
         if due:
@@ -388,31 +388,34 @@ class Fetcher:
     # Positions.
 
     async def _look_up_positions(self) -> None:
-        """Find where partitions begin that were added or reset while reading."""
+        """Find where partitions begin that were added or reset while reading; each that fails backs off by itself."""
         try:
-            while not self._is_closed:
-                states = [state for state in self._subscription.states if state.position is None]
-                if not states:
-                    return
-                try:
-                    await self.resolve(states, timeout_ms=5_000)
-                except LogClusterError as error:
-                    if not error.retriable:
-                        for state in states:
-                            state.move(0)
-                            self._failed(state, error)
-                        return
-                    await self._clock.sleep_ms(self._policy.backoff_ms_max)
+            while not self._is_closed and (states := self._lost(self._clock.monotonic_ms())):
+                failures = await self.resolve(states, timeout_ms=5_000)
+                for state, error in failures.items():
+                    if state.position is not None:
+                        continue  # the user has named another place meanwhile
+                    if error.retriable:
+                        self._back_off(state, self._clock.monotonic_ms())
+                    else:
+                        state.move(0)
+                        self._failed(state, error)
+                self.pump()
         finally:
             self._is_looking_up = False
             self.pump()
             self.tell()
 
-    async def resolve(self, states: list[PartitionState], *, timeout_ms: int) -> None:
-        """Give each state its first position, from its `start`; one attempt.
+    def _lost(self, now_ms: int) -> list[PartitionState]:
+        """Partitions without a position, whose time to look it up has come."""
+        return [
+            state for state in self._subscription.states if state.position is None and state.not_before_ms <= now_ms
+        ]
 
-        Raises:
-            LogClusterError: a leader could not be asked.
+    async def resolve(self, states: list[PartitionState], *, timeout_ms: int) -> dict[PartitionState, LogClusterError]:
+        """Give each state its first position, from its `start`; one attempt. Returns why, of those that have none yet.
+
+        One partition without a leader holds up no other.
         """
         points = {state.name: normalize_point(state.start) for state in states}
         topic_ids = {state.topic: self._metadata.cache.topic_id(state.topic) for state in states}
@@ -426,15 +429,20 @@ class Fetcher:
         queries = {
             name: point for name, point in points.items() if isinstance(point, Timestamp) or not isinstance(point, int)
         }
+        failures: dict[TopicPartition, LogClusterError] = {}
         if queries:
-            found |= await look_up_offsets(
+            looked_up, failures = await look_up_each(
                 queries,
                 context=self._context,
                 isolation=self._options.isolation,
                 timeout_ms=timeout_ms,
                 topic_ids=topic_ids,
             )
+            found |= looked_up
         for state in states:
+            if state.name in failures:
+                continue
             if state.position is None:
                 state.move(found[state.name])
             state.is_bound = state.is_bound or state.name in queries
+        return {state: failures[state.name] for state in states if state.name in failures}

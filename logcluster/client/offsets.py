@@ -44,53 +44,75 @@ async def look_up_offsets(
     timeout_ms: int,
     topic_ids: Mapping[str, bytes] | None = None,
 ) -> dict[TopicPartition, int]:
-    """Ask the leaders; once for all partitions, so retries are the caller's.
-
-    A time after the last record gives the end of the log.
-
-    Args:
-        topic_ids: which topic is meant, by name; by default the one that is known under the name now.
+    """As `look_up_each`, where one partition's failure is everybody's.
 
     Raises:
         LogClusterError: some partition could not be asked; stale leaders are noted and a refresh is on its way.
+    """
+    found, failures = await look_up_each(
+        queries, context=context, isolation=isolation, timeout_ms=timeout_ms, topic_ids=topic_ids
+    )
+    for error in failures.values():
+        raise error
+    return found
+
+
+async def look_up_each(
+    queries: Mapping[TopicPartition, Query],
+    *,
+    context: Context,
+    isolation: str = "read_uncommitted",
+    timeout_ms: int,
+    topic_ids: Mapping[str, bytes] | None = None,
+) -> tuple[dict[TopicPartition, int], dict[TopicPartition, LogClusterError]]:
+    """Ask the leaders; once for all partitions, so retries are the caller's. Returns what was found, and what was not.
+
+    A time after the last record gives the end of the log. Where somebody else should be asked, stale leaders are noted
+    and a refresh is on its way.
+
+    Args:
+        timeout_ms: of the question to each leader.
+        topic_ids: which topic is meant, by name; by default the one that is known under the name now.
     """
     metadata = context.metadata
     if topic_ids is None:
         topic_ids = {name.topic: metadata.cache.topic_id(name.topic) for name in queries}
     found: dict[TopicPartition, int] = {}
+    failures: dict[TopicPartition, LogClusterError] = {}
     timeout_ms = min(timeout_ms, _ATTEMPT_MS_MAX)
     by_leader: dict[int, list[TopicPartition]] = {}
-    try:
-        for name in queries:
-            by_leader.setdefault(_leader_of(metadata, name), []).append(name)
-        after_last: list[TopicPartition] = []
-        for broker_id, names in by_leader.items():
-            request = _request(queries, names, metadata, isolation, topic_ids)
+    for name in queries:
+        leader = metadata.cache.leader(name.topic, name.partition)
+        if leader is None or leader.broker_id is None:
+            failures[name] = LeaderNotAvailable(f"{name} has no leader", topic=name.topic, partition=name.partition)
+        else:
+            by_leader.setdefault(leader.broker_id, []).append(name)
+    after_last: dict[TopicPartition, Query] = {}
+    for broker_id, names in by_leader.items():
+        request = _request(queries, names, metadata, isolation, topic_ids)
+        try:
             response = await call(context.connections.stubs(broker_id).data.ListOffsets, request, timeout_ms=timeout_ms)
-            for name, answer in _answers(names, response, metadata, topic_ids):
-                if answer.HasField("offset"):
-                    found[name] = answer.offset
-                else:
-                    after_last.append(name)
-    except LogClusterError as error:
-        if error.retriable:
-            metadata.request_refresh()
-        raise
+        except LogClusterError as error:
+            failures |= dict.fromkeys(names, error)
+            continue
+        for name, answer in _answers(names, response, metadata, topic_ids):
+            if isinstance(answer, LogClusterError):
+                failures[name] = answer
+            elif answer.HasField("offset"):
+                found[name] = answer.offset
+            elif queries[name] == "latest":
+                failures[name] = UnknownServerError("a broker did not say where the log ends")
+            else:
+                after_last[name] = "latest"
+    if any(error.retriable for error in failures.values()):
+        metadata.request_refresh()
     if after_last:
-        latest: dict[TopicPartition, Query] = dict.fromkeys(after_last, "latest")
-        if all(queries[name] == "latest" for name in after_last):
-            raise UnknownServerError("a broker did not say where the log ends")
-        found |= await look_up_offsets(
-            latest, context=context, isolation=isolation, timeout_ms=timeout_ms, topic_ids=topic_ids
+        found_too, failed_too = await look_up_each(
+            after_last, context=context, isolation=isolation, timeout_ms=timeout_ms, topic_ids=topic_ids
         )
-    return found
-
-
-def _leader_of(metadata: Metadata, name: TopicPartition) -> int:
-    leader = metadata.cache.leader(name.topic, name.partition)
-    if leader is None or leader.broker_id is None:
-        raise LeaderNotAvailable(f"{name} has no leader", topic=name.topic, partition=name.partition)
-    return leader.broker_id
+        found |= found_too
+        failures |= failed_too
+    return found, failures
 
 
 def _request(
@@ -123,15 +145,15 @@ def _answers(
     response: data_pb2.ListOffsetsResponse,
     metadata: Metadata,
     topic_ids: Mapping[str, bytes],
-) -> list[tuple[TopicPartition, data_pb2.PartitionOffset]]:
-    """Pair answers with questions; raises the first error."""
+) -> list[tuple[TopicPartition, data_pb2.PartitionOffset | LogClusterError]]:
+    """Pair answers with questions."""
     by_name = {TopicPartition(answer.topic, answer.partition): answer for answer in response.partitions}
-    pairs = []
+    pairs: list[tuple[TopicPartition, data_pb2.PartitionOffset | LogClusterError]] = []
     for name in names:
         answer = by_name.get(name)
         if answer is None:
-            raise UnknownServerError(f"the answer leaves out {name}")
-        if answer.HasField("error") and answer.error.code:
+            pairs.append((name, UnknownServerError(f"the answer leaves out {name}")))
+        elif answer.HasField("error") and answer.error.code:
             if answer.HasField("leader"):
                 metadata.cache.note_leader(
                     name.topic,
@@ -140,6 +162,7 @@ def _answers(
                     leader_epoch=answer.leader.leader_epoch,
                     topic_id=topic_ids[name.topic],
                 )
-            raise error_from_detail(answer.error)
-        pairs.append((name, answer))
+            pairs.append((name, error_from_detail(answer.error)))
+        else:
+            pairs.append((name, answer))
     return pairs

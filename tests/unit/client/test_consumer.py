@@ -357,6 +357,22 @@ async def test_new_partitions_are_read_from_their_beginning() -> None:
     assert [(record.partition, record.offset) for record in records] == [(1, 0), (1, 1), (1, 2)]
 
 
+async def test_a_new_partition_without_leader_holds_up_no_other() -> None:
+    cluster = make(count=5)
+    async with cluster.client(metadata_age_ms_max=20) as client, client.consumer("t", start="earliest") as consumer:
+        assert len(await consumer.read(5)) == 5
+        led, offline = ModelPartition(1), ModelPartition(None)
+        fill(led, 3)
+        fill(offline, 2)
+        cluster.topics["t"] += [offline, led]
+        cluster.metadata_offset += 1
+        records = await consumer.read(3, timeout_ms=5000)
+        assert [(record.partition, record.offset) for record in records] == [(2, 0), (2, 1), (2, 2)]
+        cluster.elect("t", 1, 0)
+        records = await consumer.read(2, timeout_ms=5000)
+    assert [(record.partition, record.offset) for record in records] == [(1, 0), (1, 1)]
+
+
 async def test_unknown_topic_is_an_error() -> None:
     cluster = FakeCluster()
     async with cluster.client(topic_wait_ms=50) as client:
