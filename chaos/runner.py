@@ -40,6 +40,8 @@ from logcluster.client.client import Client, connect
 from logcluster.model.errors import LogClusterError
 
 DRAIN_TIMEOUT_S: Final = 120.0
+ABLATED_DRAIN_MS: Final = 15_000
+"""Without a safeguard, what was acknowledged may be gone for good, and is not waited for as long."""
 UNDO_TIMEOUT_S: Final = 60.0
 CLIENTS_START_TIMEOUT_S: Final = 60.0
 Progress = Callable[[str], None]
@@ -105,9 +107,10 @@ class Run:
             await clients.stop()
             self._progress("reading everything")
             ends = promised_ends(events_of(self._histories()))
-            drained = await clients.run_to_end(
-                "drain", "drain", {"topics": sorted(self.scenario.topics), "ends": ends}, self.seed, DRAIN_TIMEOUT_S
-            )
+            options: dict[str, Any] = {"topics": sorted(self.scenario.topics), "ends": ends}
+            if self.scenario.ablations:
+                options["timeout_ms"] = ABLATED_DRAIN_MS
+            drained = await clients.run_to_end("drain", "drain", options, self.seed, DRAIN_TIMEOUT_S)
             if not drained:
                 self._problems.append("not everything could be read at the end")
             self._problems += [f"a client failed: {crash}" for crash in clients.crashes]

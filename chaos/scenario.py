@@ -142,7 +142,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def _times(fault: Fault, duration_s: float) -> Iterator[float]:
-    end_s = fault.until_s or duration_s
+    end_s = min(fault.until_s or duration_s, duration_s)
     at_s = fault.at_s
     while at_s < end_s:
         yield at_s

@@ -75,7 +75,7 @@ def test_containers_are_killed_and_nothing_acknowledged_is_lost(
 
 
 def test_a_safeguard_that_is_off_is_found(tmp_path: Path) -> None:
-    status, outcomes, said = run(tmp_path, "ablation-fsync-before-ack", "--duration-s", "7", "--seed", "3")
+    status, outcomes, said = run(tmp_path, "ablation-fsync-before-ack", "--duration-s", "10", "--seed", "3")
     assert status == 0, f"{outcomes}\n{said}"
     assert outcomes[0]["anomalies"], "the run passed because it found the loss"
 

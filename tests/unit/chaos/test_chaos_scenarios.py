@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import msgspec
 import pytest
 
 from chaos.interfaces import CAPABILITIES, Target
@@ -59,6 +60,11 @@ def test_what_makes_no_sense_is_refused_and_named(old: str, new: str, said: str)
     with pytest.raises(ScenarioError) as caught:
         parse(GOOD.replace(old, new), where="here")
     assert said in str(caught.value) and str(caught.value).startswith("here")
+
+
+def test_a_shorter_run_has_no_faults_after_its_end() -> None:
+    scenario = msgspec.structs.replace(parse(GOOD, where="here"), duration_s=6.0)
+    assert [round(at_s / 3) for at_s, _ in scenario.strikes(1)] == [1, 2], "at 2 and at 5, each moved by up to 0.5"
 
 
 def test_a_seed_gives_the_same_strikes_and_another_one_others() -> None:
