@@ -40,6 +40,10 @@ class ReadRange:
     max_records: int | None
 
 
+Firsts = dict[PartitionState, tuple[int, int]]
+"""By partition, the offset of the first of some records, and the partition's `moves` then."""
+
+
 class Consumer:
     """Reads records; made by `Client.consumer`, used with `async with` and `async for`."""
 
@@ -156,13 +160,8 @@ class Consumer:
         if self._fetcher is not None:
             self._fetcher.pump()
 
-    def _take_back(self, count: int, firsts: Mapping[PartitionState, tuple[int, int]]) -> None:
-        """Undo that records were handed out.
-
-        Args:
-            count: of all these records.
-            firsts: by partition, the offset of the first of them, and the partition's `moves` then.
-        """
+    def _take_back(self, count: int, firsts: Firsts) -> None:
+        """Undo that records were handed out: `count` of all partitions."""
         if self._left is not None:
             self._left += count
         for state, (offset, moves) in firsts.items():
@@ -184,9 +183,14 @@ class Consumer:
         Cancellation: nothing was taken; the records come again with the next call. To get what came within some time,
             give `timeout_ms`.
         """
+        records, _ = await self._gather(max_records, timeout_ms)
+        return records
+
+    async def _gather(self, max_records: int, timeout_ms: int | None) -> tuple[list[ConsumerRecord], Firsts]:
+        """As `read`; also says where the records of each partition begin, as which it was read then."""
         deadline_ms = None if timeout_ms is None else self._clock.monotonic_ms() + timeout_ms
         records: list[ConsumerRecord] = []
-        firsts: dict[PartitionState, tuple[int, int]] = {}
+        firsts: Firsts = {}
         try:
             while len(records) < max_records:
                 state = self._ready_state
@@ -204,7 +208,7 @@ class Consumer:
         except BaseException:
             self._take_back(len(records), firsts)
             raise
-        return records
+        return records, firsts
 
     def _is_late(self, deadline_ms: int | None) -> bool:
         return deadline_ms is not None and self._clock.monotonic_ms() >= deadline_ms

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import length_hint
 from types import TracebackType
@@ -179,7 +179,7 @@ class GroupConsumer(Consumer):
     ) -> AsyncGenerator[list[ConsumerRecord], None]:
         inner = super()._batches(renew, max_records, max_wait_ms)
         async for records in inner:
-            self._hold(records)
+            self._hold(self._firsts_of(records))
             yield records
             self._leave_body()
 
@@ -189,8 +189,9 @@ class GroupConsumer(Consumer):
         # What is gathered is not the application's before this returns, and then it is in its hand.
         self._floor = {state: state.position for state in self._subscription.states}
         try:
-            records = await super().read(max_records, timeout_ms=timeout_ms)
-            self._hold(records)
+            records, firsts = await self._gather(max_records, timeout_ms)
+            # By what they were read as: a partition may have been lost and be read anew, from elsewhere, meanwhile.
+            self._hold({state: offset for state, (offset, _) in firsts.items()})
         finally:
             self._floor = None
             self._came_back.set()
@@ -200,16 +201,21 @@ class GroupConsumer(Consumer):
         """As `Consumer.take_batch`; the records count as done when it is called again."""
         self._leave_body()
         records = await super().take_batch(max_records)
-        self._hold(records or [])
+        self._hold(self._firsts_of(records or []))
         return records
 
-    def _hold(self, records: list[ConsumerRecord]) -> None:
-        """These are with the application."""
-        for record in records:
-            name = TopicPartition(record.topic, record.partition)
-            if name in self._subscription:
-                self._in_hand.setdefault(self._subscription.state(*name), record.offset)
-        if records:
+    def _firsts_of(self, records: Sequence[ConsumerRecord]) -> dict[PartitionState, int]:
+        """Where records of one partition begin that were taken a moment ago."""
+        if not records:
+            return {}
+        name = TopicPartition(records[0].topic, records[0].partition)
+        return {self._subscription.state(*name): records[0].offset} if name in self._subscription else {}
+
+    def _hold(self, firsts: Mapping[PartitionState, int]) -> None:
+        """Records from these offsets on are with the application."""
+        for state, offset in firsts.items():
+            self._in_hand.setdefault(state, offset)
+        if firsts:
             self._enter_body(is_one_by_one=False)
 
     def _enter_body(self, *, is_one_by_one: bool = True) -> None:

@@ -6,9 +6,12 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from fake_cluster import FakeCluster
 
 from logcluster.client.group.consumer import GroupConsumer
 from logcluster.client.group.membership import AssignedPartition
+from logcluster.client.records import ConsumerRecord
+from logcluster.client.subscription import PartitionState
 from logcluster.model.errors import Disconnected, InvalidTopic, LogClusterError, UnknownTopicOrPartition
 
 
@@ -63,6 +66,27 @@ async def test_a_topic_that_nobody_knows_is_asked_about_further() -> None:
 async def test_a_refusal_that_stays_ends_the_consumer() -> None:
     with pytest.raises(InvalidTopic):
         await get_to_know(FakeMetadata(InvalidTopic("no such name")))
+
+
+async def test_records_of_a_lost_partition_hold_up_no_commit_of_its_successor() -> None:
+    """The partition was lost and given back while a read gathered: others have committed beyond what it gathered."""
+    item = AssignedPartition("t", b"t" * 16, 0)
+    async with FakeCluster().client() as client:
+        consumer = client.consumer("t", group="g")
+        assert isinstance(consumer, GroupConsumer)
+        before = consumer._states[item] = consumer._subscription.add("t", 0, start=20)
+        before.move(40)
+        record = ConsumerRecord("t", 0, 31, 0, None, b"v", ())
+
+        async def gather(*_: object) -> tuple[list[ConsumerRecord], dict[PartitionState, tuple[int, int]]]:
+            consumer._drop([item])
+            consumer._states[item] = consumer._subscription.add("t", 0, start=60)
+            consumer._states[item].move(60)
+            return [record], {before: (31, before.moves)}
+
+        consumer._gather = gather  # type: ignore[method-assign]
+        assert await consumer.read(10) == [record]
+        assert consumer._done_offset(consumer._states[item]) == 60
 
 
 async def test_a_lost_membership_takes_what_was_being_taken_on_with_it() -> None:
