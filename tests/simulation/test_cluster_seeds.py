@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from logcluster.sim.run import RunOptions, run_seed
+from logcluster.sim.run import Mode, RunOptions, RunResult, run_seed
 
 SEEDS_FIRST = 1
 SEEDS = 200
@@ -26,25 +26,26 @@ for seed in {SAMPLE}:
 """
 
 
+def run(seed: int, mode: Mode = "promised") -> RunResult:
+    """A run that has passed."""
+    result = run_seed(RunOptions(seed=seed, mode=mode, duration_ms=DURATION_MS))
+    again = f"logcluster sim run --mode {mode} --seed {seed} --duration-ms {DURATION_MS}"
+    assert result.passed, f"{again}: {[str(finding) for finding in result.findings]}"
+    return result
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", range(SEEDS_FIRST, SEEDS_FIRST + SEEDS, SEEDS_PER_TEST))
 def test_seeds_pass(first: int) -> None:
     for seed in range(first, first + SEEDS_PER_TEST):
-        result = run_seed(RunOptions(seed=seed, duration_ms=DURATION_MS))
-        assert result.passed, (
-            f"logcluster sim run --seed {seed} --duration-ms {DURATION_MS}: {[str(finding) for finding in result.findings]}"
-        )
-        assert result.statistics["send.ok"] > 0, f"seed {seed} acknowledged nothing"
+        assert run(seed).statistics["send.ok"] > 0, f"seed {seed} acknowledged nothing"
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", range(1, 21, 5))
 def test_beyond_the_promises_nothing_wrong_is_served(first: int) -> None:
     for seed in range(first, first + 5):
-        result = run_seed(RunOptions(seed=seed, mode="beyond", duration_ms=DURATION_MS))
-        assert result.passed, (
-            f"logcluster sim run --mode beyond --seed {seed} --duration-ms {DURATION_MS}: {[str(finding) for finding in result.findings]}"
-        )
+        run(seed, mode="beyond")
 
 
 @pytest.mark.timeout(300)

@@ -91,6 +91,10 @@ class Election:
                 f"was exposed before",
             )
 
+    def begin_anew(self) -> None:
+        """The quorum's history is gone with all disks: terms count from the beginning. Topics of it have other ids."""
+        self._reigns.clear()
+
     def on_reign(self, watch: Watch, reign: Reign) -> None:
         """split-brain: one process is the active controller of a term; it may stop and begin again within it."""
         known = self._reigns.setdefault(reign.term, watch)

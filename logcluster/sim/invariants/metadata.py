@@ -47,6 +47,12 @@ class Metadata:
             if known is not None:
                 self._check_change(image, known, registration)
 
+    def begin_anew(self) -> None:
+        """The log that was replayed is gone with all disks: what comes now is another one."""
+        self._images = {0: EMPTY}
+        self._context.image = EMPTY
+        self._election.begin_anew()
+
     def adopt(self, image: MetadataImage) -> None:
         """Go on from a node's image: the entries up to it are in nobody's log any more.
 

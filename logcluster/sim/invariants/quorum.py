@@ -5,7 +5,8 @@ hold the same ones. Terms and votes count once they are durable: what a crash ta
 was never promised.
 
 Legal and therefore not reported: a restarted node that commits again from its snapshot on; a stale leader of an older
-term that lacks what a newer term committed; a node with a replaced disk, which is another voter and forgot everything.
+term that lacks what a newer term committed; a node with a replaced disk, which is another voter and forgot everything;
+a new history, once every disk that held something of the old one is gone (mode "beyond").
 """
 
 from __future__ import annotations
@@ -41,9 +42,16 @@ class Quorum:
         self._leaders: dict[int, Watch] = {}
         self._stores: dict[int, object] = {}
         self._wiped: dict[int, None] = {}
+        self._keepers: dict[int, object] = {}
+        """By node, the store that was last known to hold something of this history."""
 
     def on_change(self, watch: Watch, state: ReplicaState) -> None:
         """Term, vote, role or commit index of a voter are others than before."""
+        nodes = self._context.world.nodes
+        if self._keepers and all(nodes[node_id].store is not store for node_id, store in self._keepers.items()):
+            self._begin_anew()
+        if state.commit_index > 0 or isinstance(state.role, Leader):
+            self._keepers[watch.node_id] = nodes[watch.node_id].store
         if state.hard_state is not watch.hard_state:
             self._on_hard_state(watch, state)
         if state.commit_index != watch.commit_index:
@@ -52,6 +60,15 @@ class Quorum:
             watch.role = state.role
             if isinstance(state.role, Leader):
                 self._on_leader(watch, state)
+
+    def _begin_anew(self) -> None:
+        """Every store that held something of the history has been replaced: nobody can contradict a new one."""
+        self._committed.clear()
+        self._last_index = 0
+        self._promised.clear()
+        self._leaders.clear()
+        self._keepers.clear()
+        self._metadata.begin_anew()
 
     # -- terms and votes ------------------------------------------------------------------------------------------
 
