@@ -22,7 +22,7 @@ from logcluster.wire.gen.logcluster.v1 import metadata_pb2, metadata_pb2_grpc
 
 Partition = metadata_pb2.Partition
 
-pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 HOUR_MS = 3_600_000
 
 

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from logcluster.testing import Cluster
 
-pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 SESSION_TIMEOUT_S = 1.5
 PARTITIONS = 12
 SERVICES = ("", "logcluster.v1.DataService", "logcluster.v1.GroupService", "logcluster.v1.MetadataService",

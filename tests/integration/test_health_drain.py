@@ -16,7 +16,7 @@ from logcluster.client.metadata_cache import PartitionFacts
 from logcluster.devcluster.probe import readiness
 from logcluster.testing import Cluster
 
-pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
