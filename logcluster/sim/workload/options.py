@@ -42,6 +42,11 @@ class TopicOptions:
     config: dict[str, str]
 
     @property
+    def has_retention(self) -> bool:
+        """Its beginning is deleted by time, which nobody announces."""
+        return "retention.ms" in self.config
+
+    @property
     def is_read_by_group(self) -> bool:
         """Topics of the beginning are; those that the admin process makes are not."""
         return self.name.startswith("topic-")

@@ -180,9 +180,16 @@ class Workload:
         self.books.power_loss, self.books.disk_damage = power_loss, disk_damage
         return self.books.excused_topics()
 
-    def checked_events(self) -> list[Event]:
-        """The history for the checker, without excused topics."""
-        return without_topics(self.books.recorder.events, self.books.excused_topics())
+    def checked_events(self, *, is_drained: bool = True) -> list[Event]:
+        """The history for the checker, without excused topics.
+
+        Args:
+            is_drained: whether `drain` was asked to read everything; only it says what retention has deleted.
+        """
+        excused = self.books.excused_topics()
+        if not is_drained:
+            excused += [topic.name for topic in self.books.topics.values() if topic.options.has_retention]
+        return without_topics(self.books.recorder.events, excused)
 
     # -- the run --------------------------------------------------------------------------------------------------
 
