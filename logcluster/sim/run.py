@@ -254,7 +254,8 @@ def _judge(parts: _Parts, options: RunOptions) -> None:
     tolerated = TOLERATED if is_promised else TOLERATED | LOSSES
     if options.ablation is not None:
         tolerated -= ablations.ABLATIONS[options.ablation].expected
-    report = check(parts.workload.checked_events(is_drained=is_promised), CheckOptions(drain_required=is_promised, tolerated=tolerated))
+    events = parts.workload.checked_events(is_drained=is_promised)
+    report = check(events, CheckOptions(drain_required=is_promised, tolerated=tolerated))
     for anomaly in report.anomalies:
         detail = f"{anomaly.key}: {anomaly.detail}"
         parts.findings.append(Finding(anomaly.name, detail, parts.world.now_ms, "history"))
