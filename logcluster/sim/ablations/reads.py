@@ -23,6 +23,15 @@ ABLATIONS: Final = (
         ),
     ),
     Ablation(
+        name="deposed-leader-judges-nobody",
+        safeguard="a leader says where logs differ only for readers that come from no later epoch than its own",
+        promise="P6",
+        source="KIP-320; found by the chaos suite",
+        expected=frozenset({"resumed-elsewhere"}),
+        dormant="members of a run read all the time, and so know who leads; the scenario judged-by-a-deposed-leader",
+        patch=Patch(Edit(FetchHandler._read, "if item.last_fetched_epoch > leader.leader_epoch:", "if False:")),
+    ),
+    Ablation(
         name="latest-offset-of-own-epoch",
         safeguard="a new leader names its latest offset only once it knows all that was committed before it",
         promise="P3",

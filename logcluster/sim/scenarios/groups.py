@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from logcluster.broker.fetch import FetchHandler
 from logcluster.client.client import Client
 from logcluster.client.group.coordinator import CoordinatorCalls
 from logcluster.core.coordinators.groups.coordinator import GROUP_TOPIC
 from logcluster.model.errors import LogClusterError
 from logcluster.model.ids import TopicPartition
-from logcluster.sim.ablations.editing import Edit, Patch
 from logcluster.sim.scenarios.actors import CLIENT_OPTIONS, Actor
 from logcluster.sim.scenarios.scenario import Scenario
 from logcluster.sim.scenarios.stage import Stage, StageOptions
@@ -217,7 +215,6 @@ SCENARIOS: Final = (
         expected=frozenset({"resumed-elsewhere"}),
         play=_read_from_a_deposed_leader,
         options=ONE_SHARD,
-        patch=Patch(Edit(FetchHandler._read, "if item.last_fetched_epoch > leader.leader_epoch:", "if False:")),
     ),
     Scenario(
         name="offsets-half-loaded",

@@ -27,6 +27,7 @@ ANOMALIES: Final[Mapping[str, str]] = MappingProxyType(
         "commit-went-back": "a commit is accepted that lies below one that was acknowledged before (a zombie's)",
         "commit-lost": "a fetch answers with less than was acknowledged before it began",
         "commit-from-nowhere": "a fetch answers with more than anybody ever tried to commit",
+        "resumed-elsewhere": "a member that was told where the group is was handed earlier records first",
         "double-ownership": "a member in good standing reads what its coordinator may give to another one",
         "group-behind": "the faults are over, and records that were acknowledged are not handed out",
     }
@@ -82,6 +83,11 @@ class GroupBooks:
             partition = TopicIdPartition(TopicId(item.topic_id), item.partition)
             if partition not in current.assigned and partition not in current.revoking:
                 self._find("double-ownership", item, f"{member} reads it, and it may be given to another member")
+
+    def note_begun(self, member: str, partition: AssignedPartition, *, told: int, first: int) -> None:
+        """A member was told that the group is at `told`, and `first` is the first record that it was handed then."""
+        if first < told:
+            self._find("resumed-elsewhere", partition, f"{member} began at {told} and was handed {first}")
 
     # -- commits -------------------------------------------------------------------------------------------------
 

@@ -7,11 +7,14 @@ which sees all members and so knows what a group must never do.
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Final
 
 from logcluster.client.client import Client
 from logcluster.client.group.consumer import GroupConsumer
+from logcluster.client.group.membership import AssignedPartition
 from logcluster.client.records import ConsumerRecord
+from logcluster.client.subscription import PartitionState
 from logcluster.core.coordinators.groups.group import Group
 from logcluster.model.errors import LogClusterError
 from logcluster.sim.workload.actor import Actor
@@ -63,14 +66,15 @@ class GroupActor(Actor):
         )
         assert isinstance(consumer, GroupConsumer)
         consumer._commits = WatchedCommits(consumer._commits, self._group_books, self.name)
+        beginnings = Beginnings(consumer)
         async with consumer:
             try:
-                await self._read(consumer, process)
+                await self._read(consumer, beginnings, process)
             finally:
                 self.look_at(consumer._scope)
         await self.rest(process, self.rng.randint(1, options.idle_ms_max))
 
-    async def _read(self, consumer: GroupConsumer, process: Process) -> None:
+    async def _read(self, consumer: GroupConsumer, beginnings: Beginnings, process: Process) -> None:
         options = self._options
         rounds = self.rng.randint(1, options.reads_max)
         while not self.is_stopping and (rounds > 0 or self.is_hurrying):
@@ -78,6 +82,8 @@ class GroupActor(Actor):
             count_max = RECORDS_PER_READ_MAX if self.is_hurrying else options.records_per_read_max
             records = await consumer.read(count_max, timeout_ms=options.read_ms_max)
             self._note(consumer, records)
+            for item, told, first in beginnings.seen():
+                self._group_books.note_begun(self.name, item, told=told, first=first)
             handling_ms = self.rng.randint(0, options.handling_ms_max)
             await process.clock.sleep_ms(0 if self.is_hurrying else handling_ms)
             self._group_books.note_handled(topic_ids(consumer), records)
@@ -98,6 +104,29 @@ class GroupActor(Actor):
             if value.startswith("corrupt"):
                 self.books.find("corrupt-read", f"{self.name} in a group: {value}", "history")
         self.books.count("group-read", "ok")
+
+
+class Beginnings:
+    """Where a consumer was told to begin in each partition that it was given, until it was handed something of it."""
+
+    def __init__(self, consumer: GroupConsumer) -> None:
+        self._consumer = consumer
+        self._told: dict[PartitionState, tuple[AssignedPartition, int]] = {}
+        self._take_on = consumer.take_on
+        consumer.take_on = self._take_on_and_look  # type: ignore[method-assign]
+
+    async def _take_on_and_look(self, partitions: Collection[AssignedPartition]) -> None:
+        await self._take_on(partitions)
+        for item in partitions:
+            state = self._consumer._states.get(item)
+            if state is not None and state.position is not None:
+                self._told[state] = item, state.position
+
+    def seen(self) -> list[tuple[AssignedPartition, int, int]]:
+        """Partition, where to begin, first record: of those that the application has in hand for the first time."""
+        return [
+            (*self._told.pop(state), first) for state, first in self._consumer._in_hand.items() if state in self._told
+        ]
 
 
 def topic_ids(consumer: GroupConsumer) -> dict[str, bytes]:

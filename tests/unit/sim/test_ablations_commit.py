@@ -244,18 +244,30 @@ async def test_reads_below_high_watermark() -> None:
         partition = make_partition()
         partition.lead(registration(), SETTINGS)
         append(partition)
-
-        class Finder:
-            def partition(self, topic: str, index: int) -> Partition:
-                return partition
-
-        handler = FetchHandler(Finder(), clock=SystemClock(), disk=InlineDisk())
-        request = data_pb2.FetchRequest(partitions=[data_pb2.FetchPartition(topic="orders", partition=0)])
-        async with asyncio.timeout(5):
-            response = await handler.fetch(request)
-        return not response.partitions[0].batches
+        return not (await fetch(partition)).batches
 
     await proves_async("reads-below-high-watermark", is_kept)
+
+
+async def fetch(partition: Partition, **item: int) -> data_pb2.PartitionFetch:
+    """What a consumer is answered."""
+
+    class Finder:
+        def partition(self, topic: str, index: int) -> Partition:
+            return partition
+
+    handler = FetchHandler(Finder(), clock=SystemClock(), disk=InlineDisk())
+    request = data_pb2.FetchRequest(partitions=[data_pb2.FetchPartition(topic="orders", partition=0, **item)])
+    async with asyncio.timeout(5):
+        return (await handler.fetch(request)).partitions[0]
+
+
+async def test_deposed_leader_judges_nobody() -> None:
+    async def is_kept() -> bool:
+        answer = await fetch(led_with_epoch_two(), fetch_offset=9, last_fetched_epoch=3)
+        return answer.HasField("error") and not answer.HasField("diverging_epoch")
+
+    await proves_async("deposed-leader-judges-nobody", is_kept)
 
 
 def test_latest_offset_of_own_epoch() -> None:
