@@ -86,8 +86,7 @@ class Member:
         for task in (self._heartbeats, self._watch, self._change):
             if task is not None:
                 task.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await task
+                await asyncio.wait([task])
         if not self.membership.is_member:
             return
         with suppress(LogClusterError):
@@ -186,8 +185,8 @@ class Member:
         """The membership is over: no step that was begun counts."""
         if self._change is not None and not self._change.done():
             self._change.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._change
+            # Awaiting the task itself could not tell its cancellation from one of this task, which `leave` waits for.
+            await asyncio.wait([self._change])
         self._end_watch()
         await self._reader.lose(sorted(lost))
 

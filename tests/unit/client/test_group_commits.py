@@ -446,6 +446,29 @@ def test_a_word_on_the_stream_brings_a_heartbeat_at_once_and_its_end_is_looked_i
     play(work)
 
 
+def test_who_leaves_while_the_membership_is_being_lost_is_not_held_up() -> None:
+    """What was being taken on takes its time to end, and the heartbeats wait for it when they are told to end, too."""
+
+    async def work(process: Process) -> None:
+        async def take_on(partitions: Collection[AssignedPartition]) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await process.clock.sleep_ms(1_000)
+
+        process.reader.take_on = take_on  # type: ignore[method-assign]
+        process.coordinator.assigned = [FIRST, SECOND, OTHER]
+        await process.clock.sleep_ms(200)
+        process.coordinator.errors = [UnknownMemberId("gone", member_id="m")]
+        await process.clock.sleep_ms(200)
+        begun_ms = process.clock.monotonic_ms()
+        async with asyncio.timeout(10):
+            await process.member.leave()
+        assert process.clock.monotonic_ms() - begun_ms < 2_000
+
+    play(work)
+
+
 def test_who_leaves_says_so_once_and_is_silent_from_then_on() -> None:
     async def work(process: Process) -> None:
         await process.member.leave()
