@@ -18,7 +18,7 @@ import platform
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -197,9 +197,7 @@ class Run:
             tasks = [task for task in tasks if not task.done()]
             tasks.append(asyncio.create_task(self._strike_in_turn(turns[id(fault)], fault, watch, clients)))
         await self._wait_until(began_s + scenario.duration_s, clients)
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks)
 
     async def _wait_for_clients(self, clients: ClientProcesses) -> None:
         """A dozen interpreters take some seconds to start, and a fault that meets nobody proves nothing."""
