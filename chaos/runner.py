@@ -190,14 +190,12 @@ class Run:
                 await clients.add(name, kind.workload, options, self.seed * 100 + names.total())
         await self._wait_for_clients(clients)
         began_s = time.monotonic()
-        tasks: list[asyncio.Task[None]] = []
         turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
-        for at_s, fault in scenario.strikes(self.seed):
-            await self._wait_until(began_s + at_s, clients)
-            tasks = [task for task in tasks if not task.done()]
-            tasks.append(asyncio.create_task(self._strike_in_turn(turns[id(fault)], fault, watch, clients)))
-        await self._wait_until(began_s + scenario.duration_s, clients)
-        await asyncio.gather(*tasks)
+        async with asyncio.TaskGroup() as strikes:  # whatever ends it, every fault is undone before it is left
+            for at_s, fault in scenario.strikes(self.seed):
+                await self._wait_until(began_s + at_s, clients)
+                strikes.create_task(self._strike_in_turn(turns[id(fault)], fault, watch, clients))
+            await self._wait_until(began_s + scenario.duration_s, clients)
 
     async def _wait_for_clients(self, clients: ClientProcesses) -> None:
         """A dozen interpreters take some seconds to start, and a fault that meets nobody proves nothing."""
