@@ -190,7 +190,7 @@ class Fetcher:
             has_room = self._buffered_size_bytes < options.buffer_size_bytes
             if has_room and self._fetches.get(broker_id, 0) < FETCHES_PER_BROKER_MAX:
                 self._launch(broker_id, states)
-        if not self._is_looking_up and self._lost(now_ms):
+        if not self._is_looking_up and self._without_position(now_ms):
             self._is_looking_up = True
             self.spawn(self._look_up_positions(), name="positions")
         if due:
@@ -390,7 +390,7 @@ class Fetcher:
     async def _look_up_positions(self) -> None:
         """Find where partitions begin that were added or reset while reading; each that fails backs off by itself."""
         try:
-            while not self._is_closed and (states := self._lost(self._clock.monotonic_ms())):
+            while not self._is_closed and (states := self._without_position(self._clock.monotonic_ms())):
                 failures = await self.resolve(states, timeout_ms=5_000)
                 for state, error in failures.items():
                     if state.position is not None:
@@ -406,8 +406,8 @@ class Fetcher:
             self.pump()
             self.tell()
 
-    def _lost(self, now_ms: int) -> list[PartitionState]:
-        """Partitions without a position, whose time to look it up has come."""
+    def _without_position(self, now_ms: int) -> list[PartitionState]:
+        """Partitions whose position is to be looked up, and whose time to do it has come."""
         return [
             state for state in self._subscription.states if state.position is None and state.not_before_ms <= now_ms
         ]
